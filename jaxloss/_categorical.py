@@ -1,0 +1,335 @@
+"""Losses over a class axis: cross_entropy, nll_loss, kl_div."""
+
+from functools import partial
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from . import _check
+from ._numerics import log_sum, one_hot, pick, shift, times, upcast, xlogy
+from ._reduce import mean, reduce
+from ._types import Array, ArrayLike, BatchReduction, Implementation, Number, Reduced, Reduction
+
+
+def cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: Number = 0.0,
+    implementation: Implementation = "auto",
+    weight: ArrayLike | None = None,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Cross entropy between logits and classes, given as indices or as probabilities.
+
+    $$\ell = -\sum_c w_c\, \tilde q_c \log \frac{e^{x_c}}{\sum_k e^{x_k}}, \qquad
+    \tilde q = (1 - \epsilon)\, q + \epsilon / C$$
+
+    where q is 1 at the class of an index and 0 elsewhere, or the given probabilities, ε is `label_smoothing` and
+    C the number of classes. It applies the softmax itself: pass logits.
+
+    Args:
+        input: Logits x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
+        target: Class indices of any integer dtype, in the input's shape without the class axis; or class
+            probabilities q, floating point, in the input's shape. They are neither checked nor normalised.
+        ignore_index: Rows with this class index count neither in the sum nor in the mean. It may be any integer.
+            With class probabilities it means nothing, and one that is not negative is refused.
+        label_smoothing: ε in [0, 1]. A number or a 0-d array, which may be traced.
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` that keeps the logits and one number per row.
+            "autodiff" is the same arithmetic without it, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which
+            a custom_vjp refuses.
+        weight: Weight w of each class, (C,).
+        axis: The class axis. By default torch's: 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+            The mean divides by the sum of w at the targets that count; with class probabilities by the number
+            of rows.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit, such as class indices that are floating point.
+        ValueError: If a shape does not fit, `label_smoothing` is a Python number outside [0, 1], or an option is
+            unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> logits = jnp.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+        >>> jaxloss.cross_entropy(logits, jnp.array([2, 0]))
+        Array(0.7531, dtype=float32)
+        >>> jaxloss.cross_entropy(logits, jnp.array([2, -100]), reduction="sum_and_weight")
+        (Array(0.4076, dtype=float32), Array(1., dtype=float32))
+
+    Note:
+        Differs from torch on purpose: half precision gives a float32 loss; every integer dtype is taken; a row
+        that is ignored may hold NaN; 0·inf is 0, so a class of logit -inf and weight or probability 0 costs
+        nothing; an index out of range gives NaN and does not raise.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+        Szegedy et al. (2016), "Rethinking the Inception Architecture", for label smoothing.
+    """
+    name = "cross_entropy"
+    x = _check.floating(name, "input", input)
+    axis = _check.class_axis(name, axis, x)
+    ignore_index = _check.integer(name, "ignore_index", ignore_index)
+    _check.choice(name, "implementation", implementation, ("auto", "xla", "autodiff"))
+    rows = _rows_autodiff if implementation == "autodiff" else _rows_custom
+
+    soft = _check.probabilities(name, target, x)
+    dtype = upcast(x).dtype if soft is None else jnp.promote_types(upcast(x).dtype, soft.dtype)
+    smoothing = _check.number(name, "label_smoothing", label_smoothing, dtype, low=0, high=1)
+    w = None if weight is None else _check.class_weight(name, weight, x.shape[axis], dtype)
+    # Python's 0.0 drops the smoothing term; a traced number cannot know that it is 0.
+    uniform = None
+    if not (isinstance(smoothing, float) and smoothing == 0):
+        per_class = jnp.ones(x.shape[axis], dtype) if w is None else w
+        uniform = _along(axis, x, smoothing / x.shape[axis] * per_class)
+
+    if soft is None:
+        index, keep, share = _labels(name, target, x, axis, ignore_index, w, where)
+        scale = _spoiled(index, keep, (1 - smoothing) * share)
+        target, scale, kept = (jnp.expand_dims(a, axis) for a in (index, scale, keep))
+        loss = rows(axis, x, target, scale, kept, uniform)
+        return reduce(name, jnp.squeeze(loss, axis), reduction, keep, share)
+
+    if ignore_index >= 0:
+        raise ValueError(
+            f"{name}: `ignore_index` has no meaning with class probabilities, got {ignore_index}; "
+            f"mask rows with `where=`."
+        )
+    mask = _check.mask(name, where, x.shape[:axis] + x.shape[axis + 1 :])
+    row_mask = None if mask is None else jnp.expand_dims(mask, axis)
+    scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _along(axis, x, w))
+    x = x if upcast(x).dtype == dtype else x.astype(dtype)
+    loss = rows(axis, x, _check.masked(soft, row_mask), scale, row_mask, uniform)
+    return reduce(name, jnp.squeeze(loss, axis), reduction, mask)
+
+
+def _labels(
+    name: str,
+    target: ArrayLike,
+    x: Array,
+    axis: int,
+    ignore_index: int,
+    w: Array | None,
+    where: ArrayLike | None,
+) -> tuple[Array, Array, Array]:
+    """Class indices, which rows count, and what each adds to the denominator: the weight of its class, or 1."""
+    index, counts = _check.classes(_check.class_target(name, target, x, axis), x.shape[axis], ignore_index)
+    unmasked = _check.mask(name, where, index.shape)
+    keep = counts if unmasked is None else counts & unmasked
+    share = jnp.ones(index.shape, upcast(x).dtype) if w is None else w[jnp.maximum(index, 0)]
+    return index, keep, share
+
+
+def _spoiled(index: Array, keep: Array, scale: Array) -> Array:
+    """`scale`, NaN for rows that count but have no right answer."""
+    return jnp.where(keep & (index < 0), jnp.nan, scale)
+
+
+def _along(axis: int, x: Array, per_class: Array) -> Array:
+    """A vector over classes, shaped to broadcast along `axis` of `x`."""
+    return jnp.expand_dims(per_class, [i for i in range(x.ndim) if i != axis])
+
+
+# Every form of the loss is, for each row, Σ_c a_c (log Σ_k e^{z_k} - z_c) with z = x - max x and coefficients
+#     a_c = scale·[c = target] + uniform_c      for an index, scale per row,
+#     a_c = scale_c·target_c + uniform_c        for probabilities.
+# Both factors are never negative and no large number is subtracted. The derivatives are, with A = Σ_c a_c,
+#     dx_c = A p_c - a_c,   p = softmax(x),     and through `_cost` for target, scale and uniform.
+
+
+def _cost(axis: int, z: Array, log_total: Array, target: Array, scale: Array, uniform: Array | None) -> Array:
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        cost = times(scale, log_total - pick(z, target, axis))
+        return cost if uniform is None else cost + jnp.sum(times(uniform, log_total - z), axis, keepdims=True)
+    a = scale * target if uniform is None else scale * target + uniform
+    return jnp.sum(times(a, log_total - z), axis, keepdims=True)
+
+
+def _coefficients(axis: int, z: Array, target: Array, scale: Array, uniform: Array | None) -> tuple[Array, Array]:
+    """The coefficients a and their sum A."""
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        a, total = jnp.where(one_hot(target, z, axis), scale, 0), scale
+        if uniform is None:
+            return a, total
+        return a + uniform, total + jnp.sum(uniform, axis, keepdims=True)
+    a = scale * target if uniform is None else scale * target + uniform
+    return a, jnp.sum(a, axis, keepdims=True)
+
+
+def _rows_autodiff(
+    axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None
+) -> Array:
+    """The loss of each row, `axis` kept, in plain operations; 0 or finite in rows that `keep` leaves out."""
+    z, _ = shift(_check.masked(x, keep), axis)
+    return _cost(axis, z, log_sum(z, axis), target, scale, uniform)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rows(axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None) -> Array:
+    return _rows_autodiff(axis, x, target, scale, keep, uniform)
+
+
+def _rows_custom(axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None) -> Array:
+    with _check.forward_mode_hint("cross_entropy"):
+        return _rows(axis, x, target, scale, keep, uniform)
+
+
+Residuals: TypeAlias = tuple[Array, Array, Array, Array | None, Array | None, Array]
+
+
+def _rows_fwd(
+    axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None
+) -> tuple[Array, Residuals]:
+    z, _ = shift(_check.masked(x, keep), axis)
+    log_total = log_sum(z, axis)
+    return _cost(axis, z, log_total, target, scale, uniform), (x, target, scale, keep, uniform, log_total)
+
+
+def _rows_bwd(axis: int, residuals: Residuals, g: Array) -> tuple[Array | None, ...]:
+    x, target, scale, keep, uniform, log_total = residuals
+    z, _ = shift(_check.masked(x, keep), axis)
+    a, total = _coefficients(axis, z, target, scale, uniform)
+    # p - 1 is formed in float32 or better, before it is rounded to the dtype of x.
+    dx = _check.masked(g * (total * jnp.exp(z - log_total) - a), keep).astype(x.dtype)
+    _, pull = jax.vjp(partial(_cost, axis, z, log_total), target, scale, uniform)
+    dtarget, dscale, duniform = pull(g)
+    return dx, dtarget, dscale, None, duniform
+
+
+_rows.defvjp(_rows_fwd, _rows_bwd)
+
+
+def nll_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    ignore_index: int = -100,
+    weight: ArrayLike | None = None,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Negative log-likelihood of classes under given log-probabilities.
+
+    $$\ell = -w_y\, x_y$$
+
+    `nll_loss(log_softmax(x), y)` is `cross_entropy(x, y)`, which is the better choice when logits are at hand.
+
+    Args:
+        input: Log-probabilities x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
+        target: Class indices y of any integer dtype, in the input's shape without the class axis.
+        ignore_index: Rows with this class index count neither in the sum nor in the mean. It may be any integer.
+        weight: Weight w of each class, (C,).
+        axis: The class axis. By default torch's: 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+            The mean divides by the sum of w at the targets that count.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> log_p = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+        >>> jaxloss.nll_loss(log_p, jnp.array([1, 0]), reduction="none")
+        Array([0.2877, 0.6931], dtype=float32)
+
+    Note:
+        A class of weight 0 costs nothing even at a log-probability of -inf; torch gives NaN.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.nll_loss.html
+    """
+    name = "nll_loss"
+    x = _check.floating(name, "input", input)
+    axis = _check.class_axis(name, axis, x)
+    ignore_index = _check.integer(name, "ignore_index", ignore_index)
+    w = None if weight is None else _check.class_weight(name, weight, x.shape[axis], upcast(x).dtype)
+    index, keep, share = _labels(name, target, x, axis, ignore_index, w, where)
+    log_p = upcast(jnp.squeeze(pick(x, jnp.expand_dims(index, axis), axis), axis))
+    loss = times(_spoiled(index, keep, share), -_check.masked(log_p, keep))
+    return reduce(name, loss, reduction, keep, share)
+
+
+def kl_div(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    log_target: bool = False,
+    where: ArrayLike | None = None,
+    reduction: BatchReduction = "mean",
+) -> Reduced:
+    r"""Kullback-Leibler divergence of a target from predicted log-probabilities, entry by entry.
+
+    $$\ell = t\,(\log t - x), \qquad \text{or with log\_target} \quad \ell = e^t\,(t - x)$$
+
+    Args:
+        input: Predicted log-probabilities x, floating point, any shape.
+        target: Probabilities t, or with `log_target=True` their logarithms; floating point, of the input's shape.
+        log_target: Whether `target` is a logarithm.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean" divides by the number of entries; "batchmean", the divergence proper, by the size of the
+            first axis, where only samples with an unmasked entry count; "sum", "none", or "sum_and_weight" for
+            the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit, or `log_target` is not a bool.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> log_p = jnp.log(jnp.array([[0.5, 0.5]]))
+        >>> jaxloss.kl_div(log_p, jnp.array([[1.0, 0.0]]), reduction="batchmean")
+        Array(0.6931, dtype=float32)
+
+    Note:
+        A target of 0 costs 0 whatever the input, -inf included, with gradient 0 for the input and a finite one
+        for the target; torch gives NaN there. Nothing is broadcast.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.kl_div.html
+    """
+    name = "kl_div"
+    x, t, keep = _check.pair(name, input, target, where)
+    _check.flag(name, "log_target", log_target)
+    if log_target:
+        absent = t == -jnp.inf
+        loss = jnp.exp(t) * (jnp.where(absent, 0, t) - jnp.where(absent, 0, x))
+    else:
+        loss = xlogy(t, t) - times(t, x)
+    if reduction != "batchmean":
+        return reduce(name, loss, reduction, keep)
+    return mean(reduce(name, loss, "sum", keep), _batch_size(x, keep))
+
+
+def _batch_size(x: Array, keep: Array | None) -> Array:
+    """How many samples have an unmasked entry; a scalar is one sample."""
+    if keep is None:
+        return jnp.asarray(x.shape[0] if x.ndim else 1, x.dtype)
+    return jnp.sum(jnp.any(keep, tuple(range(1, x.ndim))), dtype=x.dtype)

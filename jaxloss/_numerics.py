@@ -1,0 +1,153 @@
+r"""The few functions whose value or derivative at an edge differs from what JAX gives by default.
+
+Derivatives that are choices stand above the function that makes them. Everything here works in forward and
+reverse mode and to any order, except `logsumexp` and `log_softmax`, whose `jax.custom_vjp` trades forward mode
+for memory.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._types import Array
+
+
+def upcast(x: Array) -> Array:
+    """`x` in at least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def absolute(x: Array) -> Array:
+    """|x| with derivative 0 at 0, as torch has it (JAX: 1)."""
+    return x * lax.stop_gradient(jnp.sign(x))
+
+
+def times(a: Array, b: Array) -> Array:
+    """a·b with 0·inf = 0, in the value and in both derivatives."""
+    return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
+
+
+def xlogy(x: Array, y: Array) -> Array:
+    """x·log(y) with 0·log(0) = 0; both derivatives at (0, 0) are 0."""
+    empty = (x == 0) & (y == 0)
+    return x * jnp.log(jnp.where(empty, 1, y))
+
+
+@jax.custom_jvp
+def softplus_pair(x: Array) -> tuple[Array, Array]:
+    """(log(1 + e^-x), log(1 + e^x)): both never negative, from one exponential and one logarithm."""
+    small = jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return small + jnp.maximum(-x, 0), small + jnp.maximum(x, 0)
+
+
+@softplus_pair.defjvp
+def _softplus_pair_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    # d log(1+e^-x) = -sigmoid(-x) dx and d log(1+e^x) = sigmoid(x) dx. Left to autodiff, the derivatives of |x|
+    # and max(x, 0) at 0 would not add up to 1/2. Dividing 1 or e^-|x| by 1 + e^-|x| rounds neither tail to 0.
+    (x,), (dx,) = primals, tangents
+    e = jnp.exp(-jnp.abs(x))
+    positive = x >= 0
+    up = jnp.where(positive, 1, e) / (1 + e)
+    down = jnp.where(positive, e, 1) / (1 + e)
+    return softplus_pair(x), (-down * dx, up * dx)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def pick(x: Array, index: Array, axis: int) -> Array:
+    """`x` at one `index` per row along `axis`, which stays with size 1.
+
+    An index of -1 marks a row that has no right answer: the value is a placeholder, which the caller multiplies
+    by NaN, and the derivative goes to every class, so that the whole row becomes NaN.
+    """
+    return jnp.take_along_axis(x, jnp.maximum(index, 0), axis, mode="promise_in_bounds")
+
+
+@pick.defjvp
+def _pick_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Written as a masked sum, the transpose is one fused select; a gather's would be a scatter into zeros.
+    (x, index), (dx, _) = primals, tangents
+    hit = one_hot(index, x, axis) | (index < 0)
+    return pick(x, index, axis), jnp.sum(jnp.where(hit, dx, 0), axis, keepdims=True)
+
+
+def one_hot(index: Array, x: Array, axis: int) -> Array:
+    """True where the position along `axis` of `x` is `index`, a comparison that fuses into its consumer."""
+    return lax.broadcasted_iota(index.dtype, x.shape, axis) == index
+
+
+def shift(x: Array, axis: int) -> tuple[Array, Array]:
+    """(x - max, max) in at least float32, the maximum a constant to differentiation.
+
+    A maximum that is not finite becomes 0: -inf - -inf would be NaN.
+    """
+    x = upcast(x)
+    top = jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    return x - top, top
+
+
+def log_sum(z: Array, axis: int) -> Array:
+    """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
+    total = jnp.sum(jnp.exp(z), axis, keepdims=True)
+    empty = total == 0
+    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)))
+
+
+def softmax(z: Array, log_total: Array) -> Array:
+    """exp(z) / Σ exp(z) from the logarithm of that sum; 0 throughout a row of -inf."""
+    return jnp.exp(z - jnp.where(log_total == -jnp.inf, 0, log_total))
+
+
+# Both rules below keep the input, which is alive anyway, and per row the logarithm of Σ exp(x - max). Keeping the
+# finished log-sum-exp instead would save finding the maximum again, but at x ≈ 1e6 its rounding alone is 3 % of
+# every gradient; and inside one jit XLA shares the maximum between the two passes. The forward rules are plain
+# operations, so that jax.hessian, which is forward mode over reverse mode, can differentiate them again.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def logsumexp(x: Array, axis: int) -> Array:
+    """log Σ exp(x) along `axis`; d logsumexp = Σ p dx with p = softmax(x)."""
+    return _logsumexp_fwd(x, axis)[0]
+
+
+def _logsumexp_fwd(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    z, top = shift(x, axis)
+    log_total = log_sum(z, axis)
+    return jnp.squeeze(top + log_total, axis), (x, jnp.squeeze(log_total, axis))
+
+
+def _logsumexp_bwd(axis: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
+    x, p = _softmax_again(residuals, axis)
+    return ((jnp.expand_dims(g, axis) * p).astype(x.dtype),)
+
+
+logsumexp.defvjp(_logsumexp_fwd, _logsumexp_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def log_softmax(x: Array, axis: int) -> Array:
+    """x - log Σ exp(x) along `axis`; d log_softmax = dx - Σ p dx with p = softmax(x)."""
+    return _log_softmax_fwd(x, axis)[0]
+
+
+def _log_softmax_fwd(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    z, _ = shift(x, axis)
+    log_total = log_sum(z, axis)
+    return z - log_total, (x, jnp.squeeze(log_total, axis))
+
+
+def _log_softmax_bwd(axis: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
+    x, p = _softmax_again(residuals, axis)
+    return ((g - p * jnp.sum(g, axis, keepdims=True)).astype(x.dtype),)
+
+
+log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
+
+
+def _softmax_again(residuals: tuple[Array, Array], axis: int) -> tuple[Array, Array]:
+    x, log_total = residuals
+    return x, softmax(shift(x, axis)[0], jnp.expand_dims(log_total, axis))

@@ -1,0 +1,18 @@
+"""Aliases that the signatures share."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import jax
+
+Array: TypeAlias = jax.Array
+ArrayLike: TypeAlias = jax.typing.ArrayLike | Sequence[Any]
+Number: TypeAlias = float | jax.Array
+
+# What a reduction returns: an Array, or with "sum_and_weight" a pair of them. `Any` keeps `loss + penalty` and
+# `total, weight = loss` both well typed without two overloads for every loss.
+Reduced: TypeAlias = Array | Any
+
+Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight"]
+BatchReduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight", "batchmean"]
+Implementation: TypeAlias = Literal["auto", "xla", "autodiff"]
