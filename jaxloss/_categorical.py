@@ -85,7 +85,7 @@ def cross_entropy(
     _check.choice(name, "implementation", implementation, ("auto", "xla", "autodiff"))
     rows = _rows_autodiff if implementation == "autodiff" else _rows_custom
 
-    soft = _check.probabilities(name, target, x)
+    soft = _check.probabilities(name, target, x, axis)
     dtype = upcast(x).dtype if soft is None else jnp.promote_types(upcast(x).dtype, soft.dtype)
     smoothing = _check.number(name, "label_smoothing", label_smoothing, dtype, low=0, high=1)
     w = None if weight is None else _check.class_weight(name, weight, x.shape[axis], dtype)
@@ -107,7 +107,7 @@ def cross_entropy(
             f"{name}: `ignore_index` has no meaning with class probabilities, got {ignore_index}; "
             f"mask rows with `where=`."
         )
-    mask = _check.mask(name, where, x.shape[:axis] + x.shape[axis + 1 :])
+    mask = _check.mask(name, where, _check.without(axis, x.shape))
     row_mask = None if mask is None else jnp.expand_dims(mask, axis)
     scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _along(axis, x, w))
     x = x if upcast(x).dtype == dtype else x.astype(dtype)
@@ -145,16 +145,25 @@ def _along(axis: int, x: Array, per_class: Array) -> Array:
 # Every form of the loss is, for each row, Σ_c a_c (log Σ_k e^{z_k} - z_c) with z = x - max x and coefficients
 #     a_c = scale·[c = target] + uniform_c      for an index, scale per row,
 #     a_c = scale_c·target_c + uniform_c        for probabilities.
-# Both factors are never negative and no large number is subtracted. The derivatives are, with A = Σ_c a_c,
+# It is added up as A log Σ e^z - Σ a_c z_c with A = Σ a_c: both terms are positive, and neither holds a large offset.
+# The derivatives are
 #     dx_c = A p_c - a_c,   p = softmax(x),     and through `_cost` for target, scale and uniform.
 
 
 def _cost(axis: int, z: Array, log_total: Array, target: Array, scale: Array, uniform: Array | None) -> Array:
     if jnp.issubdtype(target.dtype, jnp.integer):
         cost = times(scale, log_total - pick(z, target, axis))
-        return cost if uniform is None else cost + jnp.sum(times(uniform, log_total - z), axis, keepdims=True)
-    a = scale * target if uniform is None else scale * target + uniform
-    return jnp.sum(times(a, log_total - z), axis, keepdims=True)
+        if uniform is None:
+            return cost
+        a = uniform
+    else:
+        cost, a = jnp.zeros_like(log_total), _mixed(target, scale, uniform)
+    spread = jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
+    return cost + spread
+
+
+def _mixed(target: Array, scale: Array, uniform: Array | None) -> Array:
+    return scale * target if uniform is None else scale * target + uniform
 
 
 def _coefficients(axis: int, z: Array, target: Array, scale: Array, uniform: Array | None) -> tuple[Array, Array]:
@@ -164,7 +173,7 @@ def _coefficients(axis: int, z: Array, target: Array, scale: Array, uniform: Arr
         if uniform is None:
             return a, total
         return a + uniform, total + jnp.sum(uniform, axis, keepdims=True)
-    a = scale * target if uniform is None else scale * target + uniform
+    a = _mixed(target, scale, uniform)
     return a, jnp.sum(a, axis, keepdims=True)
 
 

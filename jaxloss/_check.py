@@ -39,7 +39,7 @@ def floating(name: str, argument: str, value: ArrayLike, *, integers: bool = Fal
         return x.astype(jnp.float32)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
-            f"{name}: `{argument}` must be floating point, got {x.dtype}{list(x.shape)}; "
+            f"{name}: `{argument}` must be floating point, got {x.dtype} of shape {x.shape}; "
             f"convert it with `.astype(jnp.float32)` if that is what you mean."
         )
     return x
@@ -85,7 +85,7 @@ def mask(name: str, where: ArrayLike | None, shape: Shape) -> Array | None:
     keep = array(name, "where", where)
     if keep.dtype != jnp.bool_:
         raise TypeError(
-            f"{name}: `where` must be boolean, got {keep.dtype}{list(keep.shape)}; "
+            f"{name}: `where` must be boolean, got {keep.dtype} of shape {keep.shape}; "
             f"write the condition, for example `where=mask > 0`."
         )
     return broadcast(name, "where", keep, shape)
@@ -125,7 +125,7 @@ def real(name: str, argument: str, value: ArrayLike) -> Array:
     """An array of floating-point numbers or integers."""
     x = array(name, argument, value)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"{name}: `{argument}` must be real numbers, got {x.dtype}{list(x.shape)}.")
+        raise TypeError(f"{name}: `{argument}` must be real numbers, got {x.dtype} of shape {x.shape}.")
     return x
 
 
@@ -195,20 +195,34 @@ def class_axis(name: str, axis: int | None, x: Array) -> int:
     return axis
 
 
-def probabilities(name: str, target: ArrayLike, input: Array) -> Array | None:
-    """`target` as class probabilities, if it is floating point and has the input's shape."""
+def without(axis: int, shape: Shape) -> Shape:
+    """`shape` without one axis."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def probabilities(name: str, target: ArrayLike, input: Array, axis: int) -> Array | None:
+    """`target` as class probabilities, or None if it is meant to hold class indices."""
     t = array(name, "target", target)
-    return t if jnp.issubdtype(t.dtype, jnp.floating) and t.shape == input.shape else None
+    if not jnp.issubdtype(t.dtype, jnp.floating):
+        return None
+    if t.shape == input.shape:
+        return t
+    if _without_ones(t.shape) == _without_ones(without(axis, input.shape)):
+        return None  # indices in the wrong dtype, which `class_target` refuses
+    raise ValueError(
+        f"{name}: `target` must have the shape of `input` if it holds class probabilities, "
+        f"got {t.shape} and {input.shape}; class indices must be integers."
+    )
 
 
 def class_target(name: str, target: ArrayLike, input: Array, axis: int) -> Array | HostArray:
     """`target`, if it has one class index for each row of `input`."""
     # NumPy arrays stay in NumPy: converting int64 without x64 would wrap 2**32 + 1 to class 1.
     t = np.asarray(target) if isinstance(target, np.ndarray | np.generic) else array(name, "target", target)
-    rows = input.shape[:axis] + input.shape[axis + 1 :]
-    if not np.issubdtype(t.dtype, np.integer):
+    rows = without(axis, input.shape)
+    if not jnp.issubdtype(t.dtype, jnp.integer):
         raise TypeError(
-            f"{name}: class indices must be integers, got a `target` of {t.dtype}{list(t.shape)}; "
+            f"{name}: class indices must be integers, got a `target` of {t.dtype} and shape {t.shape}; "
             f"convert it with `.astype(jnp.int32)`."
         )
     if t.shape == rows:

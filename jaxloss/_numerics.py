@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._types import Array
+from ._types import Array, Number
 
 
 def upcast(x: Array) -> Array:
@@ -22,6 +22,13 @@ def upcast(x: Array) -> Array:
 def absolute(x: Array) -> Array:
     """|x| with derivative 0 at 0, as torch has it (JAX: 1)."""
     return x * lax.stop_gradient(jnp.sign(x))
+
+
+def clamp(x: Array, bound: Number) -> Array:
+    """`x` held in [-bound, bound]. Outside, the derivative for x is 0 even where the cotangent is infinite."""
+    # The derivative of lax.clamp needs bounds of the shape of x; XLA fuses the broadcast.
+    limit = jnp.broadcast_to(jnp.asarray(bound, x.dtype), x.shape)
+    return lax.clamp(-limit, x, limit)
 
 
 def times(a: Array, b: Array) -> Array:

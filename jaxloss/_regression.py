@@ -7,7 +7,7 @@ import numpy as np
 from jax import lax
 
 from . import _check
-from ._numerics import absolute, times, xlogy
+from ._numerics import absolute, clamp, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -155,7 +155,7 @@ def smooth_l1_loss(
     d = x - t
     # Both pieces are u·(d - β·u/2), where u, the derivative, is d/β held in [-1, 1]: no branch, no overflow.
     sharp = jnp.asarray(beta == 0)
-    u = jnp.where(sharp, lax.stop_gradient(jnp.sign(d)), lax.clamp(-1.0, d / jnp.where(sharp, 1, beta), 1.0))
+    u = jnp.where(sharp, lax.stop_gradient(jnp.sign(d)), clamp(d / jnp.where(sharp, 1, beta), 1.0))
     return reduce("smooth_l1_loss", u * (d - beta * u / 2), reduction, keep)
 
 
@@ -208,7 +208,7 @@ def huber_loss(
     x, t, keep = _check.pair("huber_loss", input, target, where, integer_target=True)
     delta = _check.number("huber_loss", "delta", delta, x.dtype, low=0, above=True)
     d = x - t
-    slope = lax.clamp(-delta, d, delta)  # the derivative; both pieces are slope·(d - slope/2)
+    slope = clamp(d, delta)  # the derivative; both pieces are slope·(d - slope/2)
     loss = slope * (d - slope / 2)
     if weight is not None:
         loss = _check.weight("huber_loss", weight, loss, keep) * loss

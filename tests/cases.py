@@ -1,0 +1,252 @@
+"""One table of losses, shared by every test that states a property of all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import oracles
+
+import jaxloss
+
+IGNORED = -100
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss with one setting of its options.
+
+    `draw(rng, shape)` makes the array arguments, away from kinks; `shapes[0]` is the shape that most tests use.
+    `numbers` are float options, which may be traced. `rows` names the arguments that a mask can poison: those with
+    one entry for each entry of the unreduced loss, give or take the class axis.
+    """
+
+    name: str
+    loss: Callable[..., Any]
+    oracle: Callable[..., tuple[np.ndarray, np.ndarray]]
+    draw: Callable[[np.random.Generator, tuple[int, ...]], Arrays]
+    numbers: dict[str, float] = field(default_factory=dict)
+    static: dict[str, Any] = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...], ...] = ((3, 5), (), (1,), (7,), (2, 3, 4))
+    rows: tuple[str, ...] = ("input", "target")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {**self.numbers, **self.static}
+
+    def data(self, seed: int = 0, shape: tuple[int, ...] | None = None) -> Arrays:
+        return self.draw(np.random.default_rng(seed), self.shapes[0] if shape is None else shape)
+
+    def expected(self, arrays: Arrays, **numbers: float) -> tuple[np.ndarray, np.ndarray]:
+        options = {name: value for name, value in self.options.items() if name != "implementation"}
+        return self.oracle(**arrays, **{**options, **numbers})
+
+    def class_axis(self, arrays: Arrays) -> int | None:
+        """The class axis of `input`, or None for a loss between single entries."""
+        if self.loss not in (jaxloss.cross_entropy, jaxloss.nll_loss):
+            return None
+        axis = self.static.get("axis")
+        return (0 if arrays["input"].ndim == 1 else 1) if axis is None else axis % arrays["input"].ndim
+
+
+def differentiable(arrays: Arrays) -> Arrays:
+    return {name: a for name, a in arrays.items() if np.issubdtype(a.dtype, np.floating)}
+
+
+def real_pair(rng, shape):
+    return {"input": rng.normal(size=shape) * 2, "target": rng.normal(size=shape)}
+
+
+def weighted(draw, name="weight", of=lambda shape: shape):
+    def draw_more(rng, shape):
+        return {**draw(rng, shape), name: rng.uniform(0.3, 2.0, size=of(shape))}
+
+    return draw_more
+
+
+def counts(rng, shape):
+    return {"input": rng.normal(size=shape), "target": rng.poisson(2.0, size=shape) + 0.25}
+
+
+def rates(rng, shape):
+    return {"input": rng.uniform(0.2, 4.0, size=shape), "target": rng.poisson(2.0, size=shape) + 0.25}
+
+
+def gaussian(of):
+    def draw(rng, shape):
+        return {**real_pair(rng, shape), "var": rng.uniform(0.3, 3.0, size=of(shape))}
+
+    return draw
+
+
+def probability_pair(rng, shape):
+    return {"input": rng.uniform(0.1, 0.9, size=shape), "target": rng.uniform(0.05, 0.95, size=shape)}
+
+
+def logit_pair(rng, shape):
+    return {"input": rng.normal(size=shape) * 3, "target": rng.uniform(0.05, 0.95, size=shape)}
+
+
+def log_probability_pair(rng, shape):
+    return {"input": np.log(rng.uniform(0.02, 0.98, size=shape)), "target": rng.uniform(0.05, 0.95, size=shape)}
+
+
+def two_log_probabilities(rng, shape):
+    return {name: np.log(rng.uniform(0.02, 0.98, size=shape)) for name in ("input", "target")}
+
+
+def labelled(axis=None, ignored=IGNORED):
+    def draw(rng, shape):
+        classes = (0 if len(shape) == 1 else 1) if axis is None else axis % len(shape)
+        target = np.asarray(rng.integers(0, shape[classes], size=shape[:classes] + shape[classes + 1 :]))
+        if target.size > 2:
+            target.flat[1] = ignored
+        return {"input": rng.normal(size=shape) * 3, "target": target}
+
+    return draw
+
+
+def soft(rng, shape):
+    q = rng.uniform(0.1, 1.0, size=shape)
+    axis = 0 if len(shape) == 1 else 1
+    return {"input": rng.normal(size=shape) * 3, "target": q / q.sum(axis, keepdims=True)}
+
+
+def class_weights(shape):
+    return shape[0 if len(shape) == 1 else 1]
+
+
+ROWS = ((4, 5), (5,), (1, 5), (3, 4, 2), (2, 3, 2, 2))
+LAST = ((2, 3, 5), (5,), (4, 3))
+
+CASES = [
+    Case("l1", jaxloss.l1_loss, oracles.l1_loss, real_pair),
+    Case("l1 weight", jaxloss.l1_loss, oracles.l1_loss, weighted(real_pair), rows=("input", "target", "weight")),
+    Case("mse", jaxloss.mse_loss, oracles.mse_loss, real_pair),
+    Case("mse weight", jaxloss.mse_loss, oracles.mse_loss, weighted(real_pair), rows=("input", "target", "weight")),
+    Case("smooth_l1", jaxloss.smooth_l1_loss, oracles.smooth_l1_loss, real_pair, {"beta": 1.0}),
+    Case("smooth_l1 narrow", jaxloss.smooth_l1_loss, oracles.smooth_l1_loss, real_pair, {"beta": 0.07}),
+    Case("huber", jaxloss.huber_loss, oracles.huber_loss, real_pair, {"delta": 1.7}),
+    Case(
+        "huber weight",
+        jaxloss.huber_loss,
+        oracles.huber_loss,
+        weighted(real_pair),
+        {"delta": 0.6},
+        rows=("input", "target", "weight"),
+    ),
+    Case("poisson", jaxloss.poisson_nll_loss, oracles.poisson_nll_loss, counts),
+    Case("poisson full", jaxloss.poisson_nll_loss, oracles.poisson_nll_loss, counts, static={"full": True}),
+    Case(
+        "poisson rate",
+        jaxloss.poisson_nll_loss,
+        oracles.poisson_nll_loss,
+        rates,
+        {"eps": 1e-3},
+        {"log_input": False, "full": True},
+    ),
+    Case(
+        "gaussian",
+        jaxloss.gaussian_nll_loss,
+        oracles.gaussian_nll_loss,
+        gaussian(lambda shape: shape),
+        {"eps": 1e-6},
+        rows=("input", "target", "var"),
+    ),
+    Case(
+        "gaussian short",
+        jaxloss.gaussian_nll_loss,
+        oracles.gaussian_nll_loss,
+        gaussian(lambda shape: shape[:-1]),
+        static={"full": True},
+    ),
+    Case(
+        "gaussian one axis",
+        jaxloss.gaussian_nll_loss,
+        oracles.gaussian_nll_loss,
+        gaussian(lambda shape: (*shape[:-1], 1)),
+        shapes=((3, 5), (1,), (2, 3, 4)),
+    ),
+    Case("bce", jaxloss.binary_cross_entropy, oracles.binary_cross_entropy, probability_pair),
+    Case(
+        "bce weight",
+        jaxloss.binary_cross_entropy,
+        oracles.binary_cross_entropy,
+        weighted(probability_pair),
+        rows=("input", "target", "weight"),
+    ),
+    Case(
+        "bce trailing weight",
+        jaxloss.binary_cross_entropy,
+        oracles.binary_cross_entropy,
+        weighted(probability_pair, of=lambda shape: shape[-1:]),
+    ),
+    Case("bce logits", jaxloss.binary_cross_entropy_with_logits, oracles.binary_cross_entropy_with_logits, logit_pair),
+    Case(
+        "bce logits weights",
+        jaxloss.binary_cross_entropy_with_logits,
+        oracles.binary_cross_entropy_with_logits,
+        weighted(weighted(logit_pair, "pos_weight", lambda shape: shape[-1:])),
+        rows=("input", "target", "weight"),
+    ),
+    Case("ce", jaxloss.cross_entropy, oracles.cross_entropy, labelled(), shapes=ROWS),
+    Case(
+        "ce all options",
+        jaxloss.cross_entropy,
+        oracles.cross_entropy,
+        weighted(labelled(), of=class_weights),
+        {"label_smoothing": 0.2},
+        shapes=ROWS,
+    ),
+    Case(
+        "ce ignored class",
+        jaxloss.cross_entropy,
+        oracles.cross_entropy,
+        weighted(labelled(-1, 2), of=lambda shape: shape[-1]),
+        {"label_smoothing": 0.7},
+        {"ignore_index": 2, "axis": -1},
+        shapes=LAST,
+    ),
+    Case("ce soft", jaxloss.cross_entropy, oracles.cross_entropy, soft, shapes=ROWS),
+    Case(
+        "ce soft all options",
+        jaxloss.cross_entropy,
+        oracles.cross_entropy,
+        weighted(soft, of=class_weights),
+        {"label_smoothing": 0.3},
+        shapes=ROWS,
+    ),
+    Case(
+        "ce autodiff",
+        jaxloss.cross_entropy,
+        oracles.cross_entropy,
+        weighted(labelled(), of=class_weights),
+        {"label_smoothing": 0.2},
+        {"implementation": "autodiff"},
+        shapes=ROWS,
+    ),
+    Case(
+        "ce soft autodiff",
+        jaxloss.cross_entropy,
+        oracles.cross_entropy,
+        soft,
+        {"label_smoothing": 0.1},
+        {"implementation": "autodiff"},
+        shapes=ROWS,
+    ),
+    Case("nll", jaxloss.nll_loss, oracles.nll_loss, labelled(), shapes=ROWS),
+    Case(
+        "nll weight",
+        jaxloss.nll_loss,
+        oracles.nll_loss,
+        weighted(labelled(-1, 1), of=lambda shape: shape[-1]),
+        static={"ignore_index": 1, "axis": -1},
+        shapes=LAST,
+    ),
+    Case("kl", jaxloss.kl_div, oracles.kl_div, log_probability_pair),
+    Case("kl log", jaxloss.kl_div, oracles.kl_div, two_log_probabilities, static={"log_target": True}),
+]

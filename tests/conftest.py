@@ -1,0 +1,10 @@
+"""Every test runs in double precision unless it says otherwise; the doctests of the package run without it."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _double_precision(request):
+    with jax.enable_x64("without_x64" not in request.keywords):
+        yield

@@ -1,0 +1,162 @@
+"""What a tired person types is refused while tracing, with a message that says what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+
+X = jnp.zeros((4, 3))
+Y = jnp.array([0, 2, 1, 0])
+REAL = jnp.zeros(4)
+PAIRS = [
+    jaxloss.l1_loss,
+    jaxloss.mse_loss,
+    jaxloss.smooth_l1_loss,
+    jaxloss.huber_loss,
+    jaxloss.poisson_nll_loss,
+    jaxloss.binary_cross_entropy,
+    jaxloss.binary_cross_entropy_with_logits,
+    jaxloss.kl_div,
+    lambda x, t, **options: jaxloss.gaussian_nll_loss(x, t, 1.0, **options),
+]
+REFUSALS = {
+    "(N, 1) classes": (ValueError, "remove the last axis", lambda: jaxloss.cross_entropy(X, Y[:, None])),
+    "(N, 1) classes, nll": (ValueError, r"shape \(4,\), got \(4, 1\)", lambda: jaxloss.nll_loss(X, Y[:, None])),
+    "one-hot integers": (ValueError, "argmax", lambda: jaxloss.cross_entropy(X, jnp.eye(3, dtype=int)[Y])),
+    "float classes": (TypeError, "astype", lambda: jaxloss.cross_entropy(X, Y.astype(float))),
+    "float (N, 1) classes": (TypeError, "integers", lambda: jaxloss.cross_entropy(X, Y.astype(float)[:, None])),
+    "boolean classes": (TypeError, "integers, got a `target` of bool", lambda: jaxloss.cross_entropy(X, Y > 0)),
+    "probabilities of nll": (TypeError, "nll_loss: class indices", lambda: jaxloss.nll_loss(X, X)),
+    "probabilities of another shape": (ValueError, "class probabilities", lambda: jaxloss.cross_entropy(X, X[:, :2])),
+    "classes last": (
+        ValueError,
+        "pass `axis=-1`",
+        lambda: jaxloss.cross_entropy(jnp.zeros((2, 5, 3)), jnp.zeros((2, 5), int)),
+    ),
+    "misspelt keyword": (TypeError, "labelsmoothing", lambda: jaxloss.cross_entropy(X, Y, labelsmoothing=0.1)),
+    "positional weight": (TypeError, "positional", lambda: jaxloss.cross_entropy(X, Y, jnp.ones(3))),
+    "size_average": (TypeError, "size_average", lambda: jaxloss.mse_loss(REAL, REAL, size_average=True)),
+    "smoothing": (
+        ValueError,
+        "at least 0 and at most 1, got 1.5",
+        lambda: jaxloss.cross_entropy(X, Y, label_smoothing=1.5),
+    ),
+    "smoothing below": (ValueError, "`label_smoothing`", lambda: jaxloss.cross_entropy(X, Y, label_smoothing=-0.1)),
+    "smoothing nan": (ValueError, "`label_smoothing`", lambda: jaxloss.cross_entropy(X, Y, label_smoothing=np.nan)),
+    "smoothing per row": (ValueError, "single number", lambda: jaxloss.cross_entropy(X, Y, label_smoothing=REAL)),
+    "ignore with probabilities": (ValueError, "`where=`", lambda: jaxloss.cross_entropy(X, X, ignore_index=0)),
+    "float ignore_index": (TypeError, "`ignore_index`", lambda: jaxloss.cross_entropy(X, Y, ignore_index=1.0)),
+    "boolean ignore_index": (TypeError, "`ignore_index`", lambda: jaxloss.cross_entropy(X, Y, ignore_index=True)),
+    "implementation": (
+        ValueError,
+        "'autodiff', got 'fast'",
+        lambda: jaxloss.cross_entropy(X, Y, implementation="fast"),
+    ),
+    "weight per row": (
+        ValueError,
+        r"one entry per class, shape \(3,\)",
+        lambda: jaxloss.cross_entropy(X, Y, weight=REAL),
+    ),
+    "boolean weight": (TypeError, "real numbers", lambda: jaxloss.cross_entropy(X, Y, weight=jnp.ones(3, bool))),
+    "axis": (ValueError, "out of range", lambda: jaxloss.cross_entropy(X, Y, axis=2)),
+    "float axis": (TypeError, "`axis`", lambda: jaxloss.cross_entropy(X, Y, axis=1.0)),
+    "no class axis": (ValueError, "got a scalar", lambda: jaxloss.cross_entropy(jnp.zeros(()), 0)),
+    "no class": (ValueError, "at least one class", lambda: jaxloss.cross_entropy(jnp.zeros((2, 0)), Y[:2])),
+    "where of the logits": (ValueError, "`where`", lambda: jaxloss.cross_entropy(X, Y, where=X == 0)),
+    "where that is no mask": (TypeError, "boolean", lambda: jaxloss.mse_loss(REAL, REAL, where=jnp.ones(4))),
+    "where that is larger": (ValueError, "`where`", lambda: jaxloss.mse_loss(REAL, REAL, where=jnp.ones((2, 4), bool))),
+    "weight that broadcasts": (ValueError, "`weight`", lambda: jaxloss.mse_loss(X, X, weight=jnp.ones(3))),
+    "weight that is larger": (
+        ValueError,
+        "`weight`",
+        lambda: jaxloss.binary_cross_entropy(REAL, REAL, weight=jnp.ones((2, 4))),
+    ),
+    "pos_weight on another axis": (
+        ValueError,
+        "`pos_weight`",
+        lambda: jaxloss.binary_cross_entropy_with_logits(X, X, pos_weight=jnp.ones(4)),
+    ),
+    "beta": (ValueError, "`beta` must be at least 0", lambda: jaxloss.smooth_l1_loss(REAL, REAL, beta=-1)),
+    "delta": (ValueError, "greater than 0, got 0", lambda: jaxloss.huber_loss(REAL, REAL, delta=0)),
+    "delta per entry": (ValueError, "single number", lambda: jaxloss.huber_loss(REAL, REAL, delta=REAL)),
+    "a word for a number": (TypeError, "`beta`", lambda: jaxloss.smooth_l1_loss(REAL, REAL, beta="one")),
+    "negative variance": (ValueError, "`var`", lambda: jaxloss.gaussian_nll_loss(REAL, REAL, -1.0)),
+    "variance of another shape": (ValueError, "`var`", lambda: jaxloss.gaussian_nll_loss(X, X, jnp.ones(3))),
+    "full": (TypeError, "`full`", lambda: jaxloss.gaussian_nll_loss(REAL, REAL, 1.0, full=1)),
+    "log_input": (TypeError, "`log_input`", lambda: jaxloss.poisson_nll_loss(REAL, REAL, log_input="no")),
+    "log_target": (TypeError, "`log_target`", lambda: jaxloss.kl_div(REAL, REAL, log_target=None)),
+    "batchmean elsewhere": (ValueError, "'batchmean'", lambda: jaxloss.mse_loss(REAL, REAL, reduction="batchmean")),
+    "integer binary target": (
+        TypeError,
+        "astype",
+        lambda: jaxloss.binary_cross_entropy_with_logits(REAL, jnp.ones(4, int)),
+    ),
+    "boolean target": (TypeError, "`target`", lambda: jaxloss.mse_loss(REAL, REAL > 0)),
+    "ragged list": (TypeError, "`input` must be an array", lambda: jaxloss.mse_loss([[1.0], [1.0, 2.0]], REAL)),
+    "None": (TypeError, "`target` must be an array", lambda: jaxloss.mse_loss(REAL, None)),
+    "integers to logsumexp": (TypeError, "logsumexp", lambda: jaxloss.logsumexp(Y)),
+    "axis of log_softmax": (ValueError, "log_softmax: `axis` 2", lambda: jaxloss.log_softmax(X, 2)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refused_with_its_remedy(name):
+    error, words, call = REFUSALS[name]
+    with pytest.raises(error, match=words):
+        call()
+    with pytest.raises(error, match=words):
+        jax.jit(call)()
+
+
+@pytest.mark.parametrize("loss", PAIRS)
+@pytest.mark.parametrize("reduction", ["avg", None, "Mean", 1, ["mean"]])
+def test_unknown_reduction(loss, reduction):
+    with pytest.raises(ValueError, match="'mean', 'sum', 'none'"):
+        loss(REAL, REAL, reduction=reduction)
+
+
+@pytest.mark.parametrize("loss", PAIRS)
+def test_n_against_n_by_1_shows_both_shapes_and_the_remedy(loss):
+    with pytest.raises(ValueError, match=r"got \(4,\) and \(4, 1\); remove or add the axis of size 1"):
+        loss(REAL, REAL[:, None])
+    with pytest.raises(ValueError, match=r"got \(4, 3\) and \(3,\)"):
+        loss(X, X[0])
+
+
+@pytest.mark.parametrize("loss", PAIRS)
+def test_integer_and_complex_input(loss):
+    for x in (Y, REAL.astype(complex), REAL > 0):
+        with pytest.raises(TypeError, match="`input` must be floating point"):
+            loss(x, REAL)
+
+
+def test_python_and_numpy_values_are_welcome():
+    by_list = jaxloss.cross_entropy([[1.0, 2.0], [0.0, 1.0]], [1, 0], weight=[1, 2], where=[True, False])
+    by_numpy = jaxloss.cross_entropy(
+        np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([1, 0]), weight=np.array([1, 2]), where=np.array([True, False])
+    )
+    assert by_list == by_numpy
+    assert jaxloss.mse_loss(1.0, 3.0) == 4
+    assert jaxloss.cross_entropy([1.0, 1.0], 0) == pytest.approx(np.log(2))
+
+
+def test_a_tracer_where_a_static_value_belongs():
+    with pytest.raises(TypeError, match="known while tracing"):
+        jax.jit(lambda i: jaxloss.cross_entropy(X, Y, ignore_index=i))(1)
+    with pytest.raises(TypeError, match="`full`"):
+        jax.jit(lambda full: jaxloss.gaussian_nll_loss(REAL, REAL, 1.0, full=full))(True)
+
+
+def test_forward_mode_leads_to_the_implementation_that_has_it():
+    def loss(x, implementation):
+        return jaxloss.cross_entropy(x, Y, implementation=implementation)
+
+    with pytest.raises(TypeError, match="custom_vjp") as refusal:
+        jax.jvp(lambda x: loss(x, "auto"), (X,), (X,))
+    assert "implementation='autodiff'" in refusal.value.__notes__[0]
+    value, tangent = jax.jvp(lambda x: loss(x, "autodiff"), (X,), (jnp.eye(4, 3, dtype=X.dtype),))
+    assert value == loss(X, "auto")
+    expected = jnp.sum(jax.grad(loss)(X, "auto") * jnp.eye(4, 3))
+    assert tangent == pytest.approx(float(expected), abs=1e-7)

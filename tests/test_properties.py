@@ -1,0 +1,301 @@
+"""What holds for every loss: the rows of `cases.CASES` against the properties of the contract."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, Case, differentiable
+from jax.test_util import check_grads
+
+import jaxloss
+
+each = pytest.mark.parametrize("case", CASES, ids=str)
+# The three that every shared property needs and that reach all of the tail: no option, a number, a weight.
+REDUCTIONS = ("none", "sum", "mean", "sum_and_weight")
+
+
+def reduced(loss, share, reduction):
+    return {
+        "none": loss,
+        "sum": loss.sum(),
+        "mean": loss.sum() / share.sum(),
+        "sum_and_weight": (loss.sum(), share.sum()),
+    }[reduction]
+
+
+def split(case: Case, arrays):
+    """A function of the differentiable arrays alone, and those arrays."""
+    fixed = {name: a for name, a in arrays.items() if name not in differentiable(arrays)}
+
+    def loss(moving, **options):
+        return case.loss(**moving, **fixed, **{**case.options, **options})
+
+    return loss, differentiable(arrays)
+
+
+def with_mask(case: Case, arrays, seed=1):
+    """A mask over the unreduced loss with entries of both kinds, and the loss there."""
+    loss, share = case.expected(arrays)
+    keep = np.random.default_rng(seed).random(loss.shape) < 0.6
+    keep.flat[0], keep.flat[-1] = True, False
+    return keep, np.where(keep, loss, 0), np.where(keep, share, 0)
+
+
+def poisoned(case: Case, arrays, keep, poison):
+    """The same arrays with `poison`, or a class that does not exist, wherever `keep` is False."""
+    axis = case.class_axis(arrays)
+    out = dict(arrays)
+    for name in case.rows:
+        a, mask = arrays[name], keep
+        if axis is not None and a.ndim > keep.ndim:
+            mask = np.expand_dims(keep, axis)
+        out[name] = np.where(mask, a, poison if np.issubdtype(a.dtype, np.floating) else 10**6)
+    return out
+
+
+@each
+def test_value_for_every_shape_and_reduction(case):
+    for shape in case.shapes:
+        arrays = case.data(shape=shape)
+        expected = case.expected(arrays)
+        got = jax.jit(lambda a: {r: case.loss(**a, **case.options, reduction=r) for r in REDUCTIONS})(arrays)
+        chex.assert_trees_all_close(got, {r: reduced(*expected, r) for r in REDUCTIONS}, rtol=1e-12, atol=1e-14)
+        assert all(a.dtype == jnp.float64 for a in jax.tree.leaves(got))
+
+
+@each
+def test_mask_of_every_shape_of_broadcast(case):
+    arrays = case.data()
+    loss, share = case.expected(arrays)
+    masks = [np.asarray(False), np.asarray(True), np.arange(loss.shape[-1]) % 2 == 0]
+    if loss.ndim > 1:
+        masks.append((np.arange(loss.shape[0]) % 2 == 0).reshape(-1, *[1] * (loss.ndim - 1)))
+    for where in masks:
+        keep = np.broadcast_to(where, loss.shape)
+        got = case.loss(**arrays, **case.options, where=where, reduction="sum_and_weight")
+        chex.assert_trees_all_close(got, (loss[keep].sum(), share[keep].sum()), rtol=1e-12, atol=1e-14)
+
+
+@each
+def test_first_derivative_is_that_of_the_oracle(case):
+    arrays = case.data()
+    loss, moving = split(case, arrays)
+    rng = np.random.default_rng(5)
+    cotangent = rng.normal(size=case.expected(arrays)[0].shape)
+    grads = jax.jit(jax.grad(lambda m: jnp.sum(cotangent * loss(m, reduction="none"))))(moving)
+    for name, a in moving.items():
+        direction = rng.normal(size=a.shape)
+        ahead, behind = (
+            np.sum(cotangent * case.expected({**arrays, name: a + step * direction})[0]) for step in (1e-6, -1e-6)
+        )
+        np.testing.assert_allclose(np.sum(grads[name] * direction), (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-7)
+
+
+@each
+def test_mean_has_the_gradient_of_the_sum_over_a_constant(case):
+    arrays = case.data()
+    loss, moving = split(case, arrays)
+    _, share = case.expected(arrays)
+    mean = jax.jit(jax.grad(partial(loss, reduction="mean")))(moving)
+    total = jax.jit(jax.grad(partial(loss, reduction="sum")))(moving)
+    chex.assert_trees_all_close(mean, jax.tree.map(lambda g: g / share.sum(), total), rtol=1e-12, atol=1e-15)
+    weight = jax.jit(jax.grad(lambda m: loss(m, reduction="sum_and_weight")[1]))(moving)
+    chex.assert_trees_all_equal(weight, jax.tree.map(jnp.zeros_like, weight))
+
+
+@each
+def test_derivative_of_every_number(case):
+    if not case.numbers:
+        pytest.skip("no float option")
+    arrays = case.data()
+    loss = jax.jit(lambda numbers: case.loss(**arrays, **case.static, **numbers, reduction="sum"))
+    grads = jax.grad(loss)(case.numbers)
+    for name, value in case.numbers.items():
+        step = 1e-6 * value
+        ahead, behind = (case.expected(arrays, **{name: value + s})[0].sum() for s in (step, -step))
+        np.testing.assert_allclose(grads[name], (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
+
+
+@each
+def test_second_derivatives(case):
+    loss, moving = split(case, case.data())
+    # The sum, since the mean holds its denominator constant, weights and all.
+    check_grads(jax.jit(partial(loss, reduction="sum")), (moving,), order=2, modes=["rev"], rtol=1e-4, atol=1e-5)
+    hessian = jax.jit(jax.hessian(lambda x: loss({**moving, "input": x})))(moving["input"])
+    np.testing.assert_allclose(
+        hessian, jax.jit(jax.jacrev(jax.jacrev(lambda x: loss({**moving, "input": x}))))(moving["input"]), atol=1e-12
+    )
+
+
+@each
+def test_forward_mode(case):
+    if case.loss is jaxloss.cross_entropy and case.options.get("implementation") != "autodiff":
+        pytest.skip("a custom_vjp refuses forward mode; `autodiff` stands in the table too")
+    loss, moving = split(case, case.data())
+    check_grads(jax.jit(partial(loss, reduction="sum")), (moving,), order=2, modes=["fwd"], rtol=1e-4, atol=1e-5)
+
+
+@each
+def test_vmap_over_everything_is_a_loop(case):
+    runs = [case.data(seed) for seed in range(3)]
+    numbers = [{name: value * (1 + 0.1 * i) for name, value in case.numbers.items()} for i in range(3)]
+
+    def stack(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *trees)
+
+    def value_and_gradient(arrays, numbers):
+        def loss(moving):
+            return case.loss(**{**arrays, **moving}, **numbers, **case.static)
+
+        return jax.value_and_grad(loss)(differentiable(arrays))
+
+    looped = stack([jax.jit(value_and_gradient)(a, n) for a, n in zip(runs, numbers, strict=True)])
+    mapped = jax.jit(jax.vmap(value_and_gradient))(stack(runs), stack(numbers) if case.numbers else {})
+    chex.assert_trees_all_close(mapped, looped, rtol=1e-12, atol=1e-14)
+
+
+@each
+def test_without_jit_the_same(case):
+    arrays = case.data()
+    chex.assert_trees_all_close(
+        case.loss(**arrays, **case.options), jax.jit(partial(case.loss, **case.options))(**arrays), rtol=1e-13
+    )
+
+
+@each
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
+def test_no_worse_than_the_rounding_of_its_input(case, dtype):
+    arrays = case.data()
+    rounded = {name: jnp.asarray(a, dtype) for name, a in differentiable(arrays).items()}
+    exactly = {name: np.asarray(a, np.float64) for name, a in rounded.items()}
+    loss, _ = split(case, arrays)
+    got = jax.jit(partial(loss, reduction="none"))(rounded)
+    assert got.dtype == jnp.float32
+    expected = case.expected({**arrays, **exactly})[0]
+    # The terms of a loss can cancel, and its condition number grows with the size of what enters it.
+    scale = 1 + np.abs(expected).max() + max(np.abs(a).max() for a in exactly.values())
+    np.testing.assert_allclose(got, expected, rtol=4e-6, atol=4 * np.finfo(np.float32).eps * scale)
+
+    grads = jax.jit(jax.grad(loss))(rounded)
+    exact_grads = jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, exactly))
+    for name, g in grads.items():
+        assert g.dtype == dtype
+        exact = np.asarray(exact_grads[name])
+        eps = max(float(jnp.finfo(dtype).eps), 1e-6)
+        np.testing.assert_allclose(np.asarray(g, np.float64), exact, rtol=eps, atol=eps * np.abs(exact).max() + 1e-7)
+
+
+@each
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_masked_entries_do_not_exist(case, poison):
+    arrays = case.data()
+    keep, loss, share = with_mask(case, arrays)
+    dirty = poisoned(case, arrays, keep, poison)
+    for reduction in REDUCTIONS:
+        got = case.loss(**dirty, **case.options, where=keep, reduction=reduction)
+        chex.assert_trees_all_close(got, reduced(loss, share, reduction), rtol=1e-12, atol=1e-14)
+
+    def gradient(arrays):
+        loss, moving = split(case, arrays)
+        return jax.jit(jax.grad(partial(loss, where=keep)))(moving)
+
+    clean, got = gradient(arrays), gradient(dirty)
+    chex.assert_trees_all_close(got, clean, rtol=1e-12, atol=1e-14)
+    for name in set(case.rows) & set(got):
+        axis = case.class_axis(arrays)
+        rows = got[name] if axis is None or got[name].ndim == keep.ndim else np.moveaxis(got[name], axis, -1)
+        assert (np.asarray(rows)[~keep] == 0).all(), name
+
+
+@each
+def test_no_nan_is_made_on_the_way(case):
+    arrays = case.data()
+    keep, _, _ = with_mask(case, arrays)
+    loss, moving = split(case, poisoned(case, arrays, keep, np.inf))
+    with jax.debug_nans(True):
+        jax.value_and_grad(partial(loss, where=keep))(moving)
+        jax.jit(jax.value_and_grad(partial(loss, where=keep)))(moving)
+
+
+@each
+def test_mean_over_nothing(case):
+    arrays = case.data()
+    loss, moving = split(case, poisoned(case, arrays, np.zeros(case.expected(arrays)[0].shape, bool), np.nan))
+    value, grads = jax.jit(jax.value_and_grad(partial(loss, where=False)))(moving)
+    assert np.isnan(value)
+    chex.assert_trees_all_equal(grads, jax.tree.map(jnp.zeros_like, grads))
+    assert loss(moving, where=False, reduction="sum_and_weight") == (0, 0)
+
+
+@each
+def test_empty_batch(case):
+    shape = (0, *case.shapes[0][1:])
+    arrays = case.data(shape=shape)
+    value, grads = jax.value_and_grad(lambda x: case.loss(**{**arrays, "input": x}, **case.options))(arrays["input"])
+    assert np.isnan(value)
+    assert grads.shape == shape
+    assert case.loss(**arrays, **case.options, reduction="sum_and_weight") == (0, 0)
+    assert case.loss(**arrays, **case.options, reduction="none").size == 0
+
+
+@each
+def test_a_weight_is_a_repetition(case):
+    if "weight" not in case.rows:
+        pytest.skip("no weight for each entry")
+    arrays = case.data(shape=(4,))
+    repeat = np.array([2, 0, 3, 1])
+    weighted = {**arrays, "weight": repeat}
+    repeated = {n: np.repeat(a, repeat, 0) for n, a in arrays.items() if n != "weight" and a.shape == (4,)}
+    others = {n: a for n, a in arrays.items() if n not in ("weight", *repeated)}
+    if "pos_weight" in repeated:
+        repeated["pos_weight"] = np.repeat(arrays["pos_weight"], repeat)
+    chex.assert_trees_all_close(
+        case.loss(**weighted, **case.options, reduction="sum"),
+        case.loss(**repeated, **others, **case.options, reduction="sum"),
+        rtol=1e-12,
+    )
+
+
+@each
+def test_micro_batches_add_up(case):
+    arrays = case.data()
+    keep, loss, share = with_mask(case, arrays)
+    parts = []
+    for rows in (slice(0, 1), slice(1, None)):
+        part = {n: a[rows] if a.shape[:1] == case.shapes[0][:1] else a for n, a in arrays.items()}
+        parts.append(case.loss(**part, **case.options, where=keep[rows], reduction="sum_and_weight"))
+    total, weight = np.sum(parts, 0)
+    np.testing.assert_allclose(total / weight, case.loss(**arrays, **case.options, where=keep), rtol=1e-12)
+    np.testing.assert_allclose(total / weight, loss.sum() / share.sum(), rtol=1e-12)
+
+
+@each
+def test_nothing_is_broadcast(case):
+    arrays = case.data()
+    for shape in ((*arrays["target"].shape, 1), (1, *arrays["target"].shape), arrays["target"].shape[:-1]):
+        target = np.resize(arrays["target"], shape)
+        with pytest.raises((ValueError, TypeError), match="`target`") as refusal:
+            case.loss(**{**arrays, "target": target}, **case.options)
+        assert str(target.shape) in str(refusal.value)
+        assert case.loss.__name__ in str(refusal.value)
+
+
+@each
+def test_a_new_number_does_not_retrace(case):
+    if not case.numbers:
+        pytest.skip("no float option")
+    arrays = case.data()
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def loss(numbers):
+        return case.loss(**arrays, **case.static, **numbers)
+
+    for factor in (1.0, 0.5):
+        numbers = {name: value * factor for name, value in case.numbers.items()}
+        unreduced, share = case.expected(arrays, **numbers)
+        np.testing.assert_allclose(loss(numbers), unreduced.sum() / share.sum(), rtol=1e-12)

@@ -1,0 +1,116 @@
+"""The grid of `torch_grid` against torch: stored values everywhere, live ones where torch is installed."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from torch_grid import Entry, grid
+
+import jaxloss
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+ENTRIES = grid()
+live = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
+
+
+def stored() -> tuple[dict[str, Entry], dict[str, dict[str, np.ndarray]]]:
+    """Entries and results as they were stored: one line of numbers, cut up as the index says."""
+    with np.load(Path(__file__).parent / "golden.npz") as file:
+        index, numbers = json.loads(str(file["index"]))["entries"], file["numbers"]
+    entries, results = {}, {}
+    for name, about in index.items():
+        arrays = {}
+        for key, (dtype, shape) in about["arrays"].items():
+            size = math.prod(shape)
+            arrays[key], numbers = numbers[:size].astype(dtype).reshape(shape), numbers[size:]
+        given = {key.removeprefix("array/"): a for key, a in arrays.items() if key.startswith("array/")}
+        entries[name] = Entry(name, about["loss"], given, about["options"], tuple(about["moving"]))
+        results[name] = {key: a for key, a in arrays.items() if not key.startswith("array/")}
+    return entries, results
+
+
+STORED_ENTRIES, STORED = stored()
+
+
+def ours(entry: Entry, dtype=jnp.float64) -> dict[str, np.ndarray]:
+    """What `torch_reference.run` gives, from jaxloss."""
+    arrays = {
+        name: jnp.asarray(a, dtype if np.issubdtype(a.dtype, np.floating) else None) for name, a in entry.arrays.items()
+    }
+    fixed = {name: a for name, a in arrays.items() if name not in entry.moving}
+
+    @jax.jit
+    def results(moving):
+        out = {}
+        for reduction in entry.reductions:
+
+            def loss(moving, reduction=reduction):
+                return getattr(jaxloss, entry.loss)(**moving, **fixed, **entry.options, reduction=reduction)
+
+            value, pull = jax.vjp(loss, moving)
+            (grads,) = pull(jnp.asarray(entry.cotangent(value.shape), value.dtype))
+            out[f"value/{reduction}"] = value
+            out |= {f"gradient/{reduction}/{name}": g for name, g in grads.items()}
+        return out
+
+    return {key: np.asarray(a) for key, a in results({name: arrays[name] for name in entry.moving}).items()}
+
+
+def close(got, expected, rounding):
+    """Within `rounding` of the largest number that entered, which is what a sum can lose."""
+    assert got.keys() == expected.keys()
+    for key in got:
+        a, b = np.asarray(got[key], np.float64), np.asarray(expected[key], np.float64)
+        np.testing.assert_allclose(a, b, rtol=rounding, atol=rounding * max(1, np.abs(b).max(initial=0)), err_msg=key)
+
+
+def test_the_grid_is_what_was_stored():
+    assert [e.id for e in ENTRIES] == list(STORED_ENTRIES), "run tests/torch_reference.py"
+    for entry in ENTRIES:
+        was = STORED_ENTRIES[entry.id]
+        assert entry.options == was.options
+        assert entry.arrays.keys() == was.arrays.keys()
+        for name, a in entry.arrays.items():
+            np.testing.assert_allclose(a, was.arrays[name], rtol=1e-12)
+
+
+def test_the_grid_reaches_every_loss_of_torch_that_is_here():
+    everything = {name for name in dir(jaxloss) if name.endswith("_loss") or "entropy" in name or name == "kl_div"}
+    assert {entry.loss for entry in ENTRIES} == everything
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_stored_values_and_gradients(name):
+    close(ours(STORED_ENTRIES[name]), STORED[name], 1e-10)
+
+
+@live
+@pytest.mark.parametrize("entry", ENTRIES, ids=str)
+def test_live(entry):
+    import torch
+    import torch_reference
+
+    close(ours(entry), torch_reference.run(entry), 1e-10)
+    # Float32 against float32: a few units of rounding. Variances of 1e-9 cancel there, in torch as here.
+    close(ours(entry, jnp.float32), torch_reference.run(entry, torch.float32), 2e-6)
+
+
+@live
+@pytest.mark.parametrize("entry", ENTRIES[::3], ids=str)
+def test_bfloat16_loses_no_more_than_its_input_did(entry):
+    import torch_reference
+
+    rounded = {
+        name: np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64) if np.issubdtype(a.dtype, np.floating) else a
+        for name, a in entry.arrays.items()
+    }
+    exact = Entry(entry.id, entry.loss, rounded, entry.options, entry.moving)
+    got, expected = ours(exact, jnp.bfloat16), torch_reference.run(exact)
+    values = {key for key in got if key.startswith("value")}
+    close({k: got[k] for k in values}, {k: expected[k] for k in values}, 2e-6)
+    close({k: got[k] for k in got if k not in values}, {k: expected[k] for k in got if k not in values}, 2**-8)
