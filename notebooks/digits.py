@@ -193,8 +193,7 @@ def train(model: Classifier, data: Data, validation: Data, *, epochs: int, seed:
     history: list[Epoch] = []
     remove_old_events(out / "tensorboard")
     with SummaryWriter(str(out / "tensorboard")) as writer, ocp.StandardCheckpointer() as checkpointer:
-        # The bar goes to stderr, and only to a terminal (disable=None).
-        for epoch in tqdm(range(1, epochs + 1), "training", leave=False, disable=None, unit="epoch"):
+        for epoch in tqdm(range(1, epochs + 1), "training", unit="epoch"):
             model.train()
             shuffled = batches(data, rng.permutation(len(data.labels)))
             train_loss = exact_mean([train_step(model, optimizer, b, class_weights) for b in shuffled])

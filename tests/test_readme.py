@@ -1,0 +1,33 @@
+"""The README does what it says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxloss
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.mark.without_x64
+def test_its_examples_run_and_keep_their_promises():
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(first, names)
+    assert names["loss"] < 0.3
+    assert np.isclose(
+        names["loss_fn"](names["optimizer"].init(names["params"])[0].mu, names["x"], names["y"]), np.log(3)
+    )
+    exec(second, names)
+    np.testing.assert_allclose(
+        names["total"] / names["weight"], jaxloss.cross_entropy(names["logits"], names["labels"])
+    )
+
+
+def test_every_public_function_stands_in_the_table():
+    table = README.split("## Coming from PyTorch")[1].split("## ")[0]
+    for name in dir(jaxloss):
+        if not name.startswith("_"):
+            assert f"`{name}" in table, name
