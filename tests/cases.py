@@ -38,6 +38,11 @@ class Case:
     def options(self) -> dict[str, Any]:
         return {**self.numbers, **self.static}
 
+    @property
+    def forward_mode(self) -> bool:
+        """A custom_vjp refuses forward mode; `autodiff` stands in the table too."""
+        return self.loss is not jaxloss.cross_entropy or self.static.get("implementation") == "autodiff"
+
     def data(self, seed: int = 0, shape: tuple[int, ...] | None = None) -> Arrays:
         return self.draw(np.random.default_rng(seed), self.shapes[0] if shape is None else shape)
 

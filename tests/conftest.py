@@ -3,6 +3,9 @@
 import jax
 import pytest
 
+# Scripts that pytest would import to look for doctests; the first needs torch.
+collect_ignore = ["torch_reference.py", "breakages.py"]
+
 
 @pytest.fixture(autouse=True)
 def _double_precision(request):
