@@ -1,15 +1,33 @@
 """Losses for training with JAX, named and shaped as in torch.nn.functional."""
 
+from . import class_weights as class_weights
 from ._binary import binary_cross_entropy as binary_cross_entropy
 from ._binary import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from ._categorical import cross_entropy as cross_entropy
 from ._categorical import kl_div as kl_div
 from ._categorical import nll_loss as nll_loss
+from ._categorical import smooth_labels as smooth_labels
+from ._embedding import cosine_embedding_loss as cosine_embedding_loss
+from ._embedding import cosine_similarity as cosine_similarity
+from ._embedding import pairwise_distance as pairwise_distance
+from ._embedding import triplet_margin_loss as triplet_margin_loss
+from ._embedding import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
+from ._focal import sigmoid_focal_loss as sigmoid_focal_loss
+from ._focal import softmax_focal_loss as softmax_focal_loss
+from ._margin import hinge_embedding_loss as hinge_embedding_loss
+from ._margin import margin_ranking_loss as margin_ranking_loss
+from ._margin import multi_margin_loss as multi_margin_loss
+from ._margin import multilabel_margin_loss as multilabel_margin_loss
+from ._margin import multilabel_soft_margin_loss as multilabel_soft_margin_loss
+from ._margin import soft_margin_loss as soft_margin_loss
 from ._regression import gaussian_nll_loss as gaussian_nll_loss
 from ._regression import huber_loss as huber_loss
 from ._regression import l1_loss as l1_loss
 from ._regression import mse_loss as mse_loss
 from ._regression import poisson_nll_loss as poisson_nll_loss
 from ._regression import smooth_l1_loss as smooth_l1_loss
+from ._segmentation import dice_loss as dice_loss
+from ._segmentation import iou_loss as iou_loss
+from ._segmentation import tversky_loss as tversky_loss
 from ._softmax import log_softmax as log_softmax
 from ._softmax import logsumexp as logsumexp

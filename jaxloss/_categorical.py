@@ -6,7 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from . import _check
+from . import _check, _labels
 from ._numerics import log_sum, one_hot, pick, shift, times, upcast, xlogy
 from ._reduce import mean, reduce
 from ._types import Array, ArrayLike, BatchReduction, Implementation, Number, Reduced, Reduction
@@ -80,66 +80,35 @@ def cross_entropy(
     """
     name = "cross_entropy"
     x = _check.floating(name, "input", input)
-    axis = _check.class_axis(name, axis, x)
+    axis = _labels.class_axis(name, axis, x)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
     _check.choice(name, "implementation", implementation, ("auto", "xla", "autodiff"))
     rows = _rows_autodiff if implementation == "autodiff" else _rows_custom
 
-    soft = _check.probabilities(name, target, x, axis)
+    soft = _labels.probabilities(name, target, x, axis, ignore_index)
     dtype = upcast(x).dtype if soft is None else jnp.promote_types(upcast(x).dtype, soft.dtype)
     smoothing = _check.number(name, "label_smoothing", label_smoothing, dtype, low=0, high=1)
-    w = None if weight is None else _check.class_weight(name, weight, x.shape[axis], dtype)
+    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], dtype)
     # Python's 0.0 drops the smoothing term; a traced number cannot know that it is 0.
     uniform = None
     if not (isinstance(smoothing, float) and smoothing == 0):
-        per_class = jnp.ones(x.shape[axis], dtype) if w is None else w
-        uniform = _along(axis, x, smoothing / x.shape[axis] * per_class)
+        spread = jnp.ones(x.shape[axis], dtype) if w is None else w
+        uniform = _labels.along(axis, x, smoothing / x.shape[axis] * spread)
 
     if soft is None:
-        index, keep, share = _labels(name, target, x, axis, ignore_index, w, where)
-        scale = _spoiled(index, keep, (1 - smoothing) * share)
+        index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
+        share = _labels.of_target(w, index, dtype)
+        scale = _labels.spoiled((1 - smoothing) * share, index)
         target, scale, kept = (jnp.expand_dims(a, axis) for a in (index, scale, keep))
         loss = rows(axis, x, target, scale, kept, uniform)
         return reduce(name, jnp.squeeze(loss, axis), reduction, keep, share)
 
-    if ignore_index >= 0:
-        raise ValueError(
-            f"{name}: `ignore_index` has no meaning with class probabilities, got {ignore_index}; "
-            f"mask rows with `where=`."
-        )
     mask = _check.mask(name, where, _check.without(axis, x.shape))
     row_mask = None if mask is None else jnp.expand_dims(mask, axis)
-    scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _along(axis, x, w))
+    scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _labels.along(axis, x, w))
     x = x if upcast(x).dtype == dtype else x.astype(dtype)
     loss = rows(axis, x, _check.masked(soft, row_mask), scale, row_mask, uniform)
     return reduce(name, jnp.squeeze(loss, axis), reduction, mask)
-
-
-def _labels(
-    name: str,
-    target: ArrayLike,
-    x: Array,
-    axis: int,
-    ignore_index: int,
-    w: Array | None,
-    where: ArrayLike | None,
-) -> tuple[Array, Array, Array]:
-    """Class indices, which rows count, and what each adds to the denominator: the weight of its class, or 1."""
-    index, counts = _check.classes(_check.class_target(name, target, x, axis), x.shape[axis], ignore_index)
-    unmasked = _check.mask(name, where, index.shape)
-    keep = counts if unmasked is None else counts & unmasked
-    share = jnp.ones(index.shape, upcast(x).dtype) if w is None else w[jnp.maximum(index, 0)]
-    return index, keep, share
-
-
-def _spoiled(index: Array, keep: Array, scale: Array) -> Array:
-    """`scale`, NaN for rows that count but have no right answer."""
-    return jnp.where(keep & (index < 0), jnp.nan, scale)
-
-
-def _along(axis: int, x: Array, per_class: Array) -> Array:
-    """A vector over classes, shaped to broadcast along `axis` of `x`."""
-    return jnp.expand_dims(per_class, [i for i in range(x.ndim) if i != axis])
 
 
 # Every form of the loss is, for each row, Σ_c a_c (log Σ_k e^{z_k} - z_c) with z = x - max x and coefficients
@@ -271,13 +240,67 @@ def nll_loss(
     """
     name = "nll_loss"
     x = _check.floating(name, "input", input)
-    axis = _check.class_axis(name, axis, x)
+    axis = _labels.class_axis(name, axis, x)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
-    w = None if weight is None else _check.class_weight(name, weight, x.shape[axis], upcast(x).dtype)
-    index, keep, share = _labels(name, target, x, axis, ignore_index, w, where)
+    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], upcast(x).dtype)
+    index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
+    share = _labels.of_target(w, index, upcast(x).dtype)
     log_p = upcast(jnp.squeeze(pick(x, jnp.expand_dims(index, axis), axis), axis))
-    loss = times(_spoiled(index, keep, share), -_check.masked(log_p, keep))
+    loss = times(_labels.spoiled(share, index), -_check.masked(log_p, keep))
     return reduce(name, loss, reduction, keep, share)
+
+
+def smooth_labels(
+    target: ArrayLike,
+    num_classes: int,
+    *,
+    smoothing: Number = 0.1,
+    axis: int | None = None,
+) -> Array:
+    r"""Class probabilities with what is taken from the right class spread over the others alone.
+
+    $$q_c = \begin{cases} 1 - s & c = y \\ s / (C - 1) & \text{otherwise} \end{cases}$$
+
+    This is the form often written by hand. `cross_entropy(label_smoothing=ε)` spreads ε over all C classes, the right
+    one included: s = ε (C - 1) / C makes the two equal.
+
+    Args:
+        target: Class indices y of any integer dtype and shape.
+        num_classes: The number of classes C, at least 2. Static.
+        smoothing: s in [0, 1]. A number or a 0-d array.
+        axis: Where the class axis goes in the result: by default 1, or 0 for a single index, as `cross_entropy`
+            wants it.
+
+    Returns:
+        Probabilities in the target's shape with the class axis added, in JAX's default floating-point dtype. An
+        index outside [0, C) gives NaN.
+
+    Raises:
+        TypeError: If `target` is not of integers.
+        ValueError: If `num_classes` is below 2, `axis` is out of range, or `smoothing` is a Python number outside
+            [0, 1].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.smooth_labels(jnp.array(1), 3, smoothing=0.2)
+        Array([0.1, 0.8, 0.1], dtype=float32)
+
+    References:
+        Müller et al. (2019), "When Does Label Smoothing Help?", https://arxiv.org/abs/1906.02629
+    """
+    name = "smooth_labels"
+    y = _labels.indices(name, "target", target)
+    num_classes = _check.integer(name, "num_classes", num_classes)
+    if num_classes < 2:
+        raise ValueError(f"{name}: `num_classes` must be at least 2, got {num_classes}.")
+    dtype = jnp.result_type(float)  # JAX's default, since integers have no precision to keep
+    s = jnp.asarray(_check.number(name, "smoothing", smoothing, dtype, low=0, high=1), dtype)
+    index = _labels.narrowed(y, num_classes)
+    place = min(1, index.ndim) if axis is None else axis
+    q = jax.nn.one_hot(index, num_classes, axis=place, dtype=dtype)
+    known = jnp.expand_dims((index >= 0) & (index < num_classes), place)
+    return jnp.where(known, q * (1 - s) + (1 - q) * s / (num_classes - 1), jnp.nan)
 
 
 def kl_div(

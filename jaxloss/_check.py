@@ -9,17 +9,15 @@ import numbers
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._numerics import upcast
 from ._types import Array, ArrayLike, Number
 
 Shape: TypeAlias = tuple[int, ...]
-HostArray: TypeAlias = np.ndarray[Any, Any]
 
 
 def array(name: str, argument: str, value: ArrayLike) -> Array:
@@ -45,20 +43,39 @@ def floating(name: str, argument: str, value: ArrayLike, *, integers: bool = Fal
     return x
 
 
-def same_shape(name: str, input: Array, target: Array) -> None:
-    """Refuse a pair that only broadcasting could join."""
-    if input.shape == target.shape:
-        return
-    remedy = "nothing is broadcast: reshape or broadcast one of them yourself"
-    if input.size == target.size and _without_ones(input.shape) == _without_ones(target.shape):
-        remedy = "remove or add the axis of size 1, for example with `jnp.squeeze(x, -1)` or `x[:, None]`"
-    raise ValueError(
-        f"{name}: `input` and `target` must have the same shape, got {input.shape} and {target.shape}; {remedy}."
-    )
+def same_shape(name: str, **arrays: Array) -> None:
+    """Refuse arrays that only broadcasting could join."""
+    (first, x), *others = arrays.items()
+    for argument, y in others:
+        if x.shape == y.shape:
+            continue
+        remedy = "nothing is broadcast: reshape or broadcast one of them yourself"
+        if without_ones(x.shape) == without_ones(y.shape):
+            remedy = "remove or add the axis of size 1, for example with `jnp.squeeze(x, -1)` or `x[:, None]`"
+        raise ValueError(
+            f"{name}: `{first}` and `{argument}` must have the same shape, got {x.shape} and {y.shape}; {remedy}."
+        )
 
 
-def _without_ones(shape: Shape) -> Shape:
+def without_ones(shape: Shape) -> Shape:
     return tuple(size for size in shape if size != 1)
+
+
+def promoted(name: str, integers: Sequence[str] = (), **values: ArrayLike) -> list[Array]:
+    """Arrays in one dtype of at least float32; those named in `integers` may come as integers."""
+    arrays = [floating(name, key, value, integers=key in integers) for key, value in values.items()]
+    dtype = jnp.result_type(jnp.float32, *(x.dtype for x in arrays))
+    return [x.astype(dtype) for x in arrays]
+
+
+def alike(
+    name: str, where: ArrayLike | None, *, integers: Sequence[str] = (), **values: ArrayLike
+) -> tuple[list[Array], Array | None]:
+    """Arrays of one shape in one dtype of at least float32, zero where masked, and the mask."""
+    arrays = promoted(name, integers, **values)
+    same_shape(name, **dict(zip(values, arrays, strict=True)))
+    keep = mask(name, where, arrays[0].shape)
+    return [masked(x, keep) for x in arrays], keep
 
 
 def pair(
@@ -70,12 +87,24 @@ def pair(
     integer_target: bool = False,
 ) -> tuple[Array, Array, Array | None]:
     """Input and target of one shape in one dtype of at least float32, zero where masked, and the mask."""
-    x = floating(name, "input", input)
-    t = floating(name, "target", target, integers=integer_target)
-    same_shape(name, x, t)
-    keep = mask(name, where, x.shape)
-    dtype = jnp.promote_types(upcast(x).dtype, t.dtype)
-    return masked(x.astype(dtype), keep), masked(t.astype(dtype), keep), keep
+    integers = ("target",) if integer_target else ()
+    (x, t), keep = alike(name, where, integers=integers, input=input, target=target)
+    return x, t, keep
+
+
+def rows(
+    name: str, axis: int, where: ArrayLike | None, *, integers: Sequence[str] = (), **values: ArrayLike
+) -> tuple[list[Array], Array | None, int]:
+    """Arrays of one shape whose loss has no `axis`: with the mask, and `axis` counted from the front."""
+    arrays = promoted(name, integers, **values)
+    same_shape(name, **dict(zip(values, arrays, strict=True)))
+    first = next(iter(values))
+    if arrays[0].ndim == 0:
+        raise ValueError(f"{name}: `{first}` must have at least one axis, got a scalar.")
+    axis = one_axis(name, axis, arrays[0])
+    keep = mask(name, where, without(axis, arrays[0].shape))
+    spread_out = None if keep is None else jnp.expand_dims(keep, axis)
+    return [masked(x, spread_out) for x in arrays], keep, axis
 
 
 def mask(name: str, where: ArrayLike | None, shape: Shape) -> Array | None:
@@ -115,6 +144,15 @@ def weight(name: str, value: ArrayLike, like: Array, keep: Array | None) -> Arra
     return masked(w, keep)
 
 
+def broadcast_together(name: str, **arrays: Array) -> list[Array]:
+    """Arrays broadcast against each other, for functions that are no losses."""
+    try:
+        return jnp.broadcast_arrays(*arrays.values())
+    except ValueError:
+        given = " and ".join(f"`{argument}` {x.shape}" for argument, x in arrays.items())
+        raise ValueError(f"{name}: the shapes do not broadcast: {given}.") from None
+
+
 def spread(name: str, argument: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
     """A weight that broadcasts to the shape of `like`, in its dtype; zero where masked."""
     w = real(name, argument, value).astype(like.dtype)
@@ -138,12 +176,13 @@ def number(
     low: float = -math.inf,
     high: float = math.inf,
     above: bool = False,
+    below: bool = False,
 ) -> Number:
     """A float or a 0-d array. Only a Python number is held against its range; a traced one is not known yet."""
     if isinstance(value, numbers.Real):
-        if not (low <= value <= high) or (above and value == low):
+        if not (low <= value <= high) or (above and value == low) or (below and value == high):
             least = f"greater than {low:g}" if above else f"at least {low:g}"
-            most = "" if high == math.inf else f" and at most {high:g}"
+            most = "" if high == math.inf else f" and less than {high:g}" if below else f" and at most {high:g}"
             raise ValueError(f"{name}: `{argument}` must be {least}{most}, got {value}.")
         return float(value)
     x = real(name, argument, value)
@@ -185,83 +224,9 @@ def one_axis(name: str, axis: int, x: Array) -> int:
     return axis % x.ndim
 
 
-def class_axis(name: str, axis: int | None, x: Array) -> int:
-    """The class axis counted from the front. By default torch's: 1, or 0 for a single sample."""
-    if x.ndim == 0:
-        raise ValueError(f"{name}: `input` must have a class axis, got a scalar.")
-    axis = one_axis(name, (0 if x.ndim == 1 else 1) if axis is None else axis, x)
-    if x.shape[axis] == 0:
-        raise ValueError(f"{name}: `input` must have at least one class, got shape {x.shape} with classes on {axis}.")
-    return axis
-
-
 def without(axis: int, shape: Shape) -> Shape:
     """`shape` without one axis."""
     return shape[:axis] + shape[axis + 1 :]
-
-
-def probabilities(name: str, target: ArrayLike, input: Array, axis: int) -> Array | None:
-    """`target` as class probabilities, or None if it is meant to hold class indices."""
-    t = array(name, "target", target)
-    if not jnp.issubdtype(t.dtype, jnp.floating):
-        return None
-    if t.shape == input.shape:
-        return t
-    if _without_ones(t.shape) == _without_ones(without(axis, input.shape)):
-        return None  # indices in the wrong dtype, which `class_target` refuses
-    raise ValueError(
-        f"{name}: `target` must have the shape of `input` if it holds class probabilities, "
-        f"got {t.shape} and {input.shape}; class indices must be integers."
-    )
-
-
-def class_target(name: str, target: ArrayLike, input: Array, axis: int) -> Array | HostArray:
-    """`target`, if it has one class index for each row of `input`."""
-    # NumPy arrays stay in NumPy: converting int64 without x64 would wrap 2**32 + 1 to class 1.
-    t = np.asarray(target) if isinstance(target, np.ndarray | np.generic) else array(name, "target", target)
-    rows = without(axis, input.shape)
-    if not jnp.issubdtype(t.dtype, jnp.integer):
-        raise TypeError(
-            f"{name}: class indices must be integers, got a `target` of {t.dtype} and shape {t.shape}; "
-            f"convert it with `.astype(jnp.int32)`."
-        )
-    if t.shape == rows:
-        return t
-    remedy = ""
-    if t.shape == input.shape:
-        remedy = f"; if the target is one-hot, pass `jnp.argmax(target, {axis})`"
-    elif t.shape == input.shape[:-1]:
-        remedy = "; if the classes are on the last axis, pass `axis=-1`"
-    elif t.ndim and t.shape[-1] == 1 and t.shape[:-1] == rows:
-        remedy = "; remove the last axis with `jnp.squeeze(target, -1)`"
-    raise ValueError(
-        f"{name}: `target` must have one class index for each row, shape {rows}, got {t.shape} "
-        f"for an input of shape {input.shape} with classes on axis {axis}{remedy}."
-    )
-
-
-def classes(t: Array | HostArray, num_classes: int, ignore_index: int) -> tuple[Array, Array]:
-    """Class indices as int32, and which of them count.
-
-    An index outside [0, num_classes) becomes -1, which stands for "no right answer": the last class is never
-    meant. It is compared in its own dtype, before anything is narrowed. An ignored one becomes 0.
-    """
-    xp = np if isinstance(t, np.ndarray) else jnp
-    if t.dtype.itemsize < 4:
-        t = t.astype(np.int32)
-    limits = np.iinfo(t.dtype)
-    counts = t != ignore_index if limits.min <= ignore_index <= limits.max else xp.ones(t.shape, bool)
-    known = (t >= 0) & (t < num_classes)
-    index = xp.where(counts, xp.where(known, t, 0), 0).astype(np.int32)
-    return jnp.where(counts & ~known, -1, index), jnp.asarray(counts)
-
-
-def class_weight(name: str, value: ArrayLike, num_classes: int, dtype: jnp.dtype) -> Array:
-    """One weight per class, (C,)."""
-    w = real(name, "weight", value)
-    if w.shape != (num_classes,):
-        raise ValueError(f"{name}: `weight` must have one entry per class, shape ({num_classes},), got {w.shape}.")
-    return w.astype(dtype)
 
 
 @contextmanager

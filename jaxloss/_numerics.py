@@ -5,6 +5,7 @@ reverse mode and to any order, except `logsumexp` and `log_softmax`, whose `jax.
 for memory.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -31,6 +32,11 @@ def clamp(x: Array, bound: Number) -> Array:
     return lax.clamp(-limit, x, limit)
 
 
+def positive_part(x: Array) -> Array:
+    """max(x, 0) with derivative 1 at 0, as torch's clamp has it (JAX: 1/2)."""
+    return jnp.where(x < 0, 0, x)
+
+
 def times(a: Array, b: Array) -> Array:
     """a·b with 0·inf = 0, in the value and in both derivatives."""
     return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
@@ -40,6 +46,32 @@ def xlogy(x: Array, y: Array) -> Array:
     """x·log(y) with 0·log(0) = 0; both derivatives at (0, 0) are 0."""
     empty = (x == 0) & (y == 0)
     return x * jnp.log(jnp.where(empty, 1, y))
+
+
+def norm(x: Array, p: float, axis: int = -1, *, keepdims: bool = False) -> Array:
+    """The p-norm along `axis`, 0 < p ≤ inf, with derivative 0 at 0 in every entry and for the whole vector.
+
+    Dividing by the largest entry, a constant to differentiation since the norm does not depend on it, lets no power
+    overflow or vanish.
+    """
+    size = absolute(x)
+    if p == math.inf:
+        return jnp.max(size, axis, keepdims=keepdims, initial=0)
+    if p == 1:
+        return jnp.sum(size, axis, keepdims=keepdims)
+    top = jnp.max(lax.stop_gradient(size), axis, keepdims=True, initial=0)
+    top = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+    total = jnp.sum(_power(size / top, p), axis, keepdims=True)
+    length = top * _power(total, 1 / p)
+    return length if keepdims else jnp.squeeze(length, axis)
+
+
+def _power(x: Array, p: float) -> Array:
+    """x^p for x ≥ 0, with derivative 0 at 0 whatever p is."""
+    zero = x == 0
+    base = jnp.where(zero, 1, x)
+    power = jnp.square(base) if p == 2 else jnp.sqrt(base) if p == 0.5 else base**p
+    return jnp.where(zero, 0, power)
 
 
 @jax.custom_jvp

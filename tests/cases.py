@@ -1,5 +1,6 @@
 """One table of losses, shared by every test that states a property of all of them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,8 @@ class Case:
 
     `draw(rng, shape)` makes the array arguments, away from kinks; `shapes[0]` is the shape that most tests use.
     `numbers` are float options, which may be traced. `rows` names the arguments that a mask can poison: those with
-    one entry for each entry of the unreduced loss, give or take the class axis.
+    one entry for each entry of the unreduced loss, give or take the axis `inner`, which that loss no longer has:
+    "class" is torch's class axis. In losses over `regions` a mask is over pixels, which the unreduced loss has not.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Case:
     static: dict[str, Any] = field(default_factory=dict)
     shapes: tuple[tuple[int, ...], ...] = ((3, 5), (), (1,), (7,), (2, 3, 4))
     rows: tuple[str, ...] = ("input", "target")
+    inner: int | str | None = None
+    regions: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -47,15 +51,20 @@ class Case:
         return self.draw(np.random.default_rng(seed), self.shapes[0] if shape is None else shape)
 
     def expected(self, arrays: Arrays, **numbers: float) -> tuple[np.ndarray, np.ndarray]:
-        options = {name: value for name, value in self.options.items() if name != "implementation"}
+        options = {name: value for name, value in self.options.items() if name not in ("implementation", "distance_function")}
         return self.oracle(**arrays, **{**options, **numbers})
 
-    def class_axis(self, arrays: Arrays) -> int | None:
-        """The class axis of `input`, or None for a loss between single entries."""
-        if self.loss not in (jaxloss.cross_entropy, jaxloss.nll_loss):
-            return None
-        axis = self.static.get("axis")
-        return (0 if arrays["input"].ndim == 1 else 1) if axis is None else axis % arrays["input"].ndim
+    @property
+    def first(self) -> str:
+        """The argument that is differentiated twice."""
+        return self.rows[0]
+
+    def inner_axis(self, arrays: Arrays) -> int | None:
+        """The axis that `first` has and the unreduced loss has not, counted from the front."""
+        ndim = arrays[self.first].ndim
+        if self.inner == "class":
+            return (0 if ndim == 1 else 1) if "axis" not in self.static else self.static["axis"] % ndim
+        return None if self.inner is None else int(self.inner) % ndim
 
 
 def differentiable(arrays: Arrays) -> Arrays:
@@ -121,11 +130,44 @@ def soft(rng, shape):
     return {"input": rng.normal(size=shape) * 3, "target": q / q.sum(axis, keepdims=True)}
 
 
+def vector_pair(rng, shape):
+    return {
+        "input1": rng.normal(size=shape),
+        "input2": rng.normal(size=shape),
+        "target": np.asarray(rng.choice([-1, 1], size=shape[:-1])),
+    }
+
+
+def triplet(rng, shape):
+    return {name: rng.normal(size=shape) for name in ("anchor", "positive", "negative")}
+
+
+def cosine_distance(x, y):
+    return 1 - jaxloss.cosine_similarity(x, y, axis=-1)
+
+
+def signed(rng, shape):
+    return {"input": rng.normal(size=shape) * 2, "target": np.asarray(rng.choice([-1, 1], size=shape))}
+
+
+def ranked(rng, shape):
+    labels = np.asarray(rng.choice([-1, 1], size=shape))
+    return {"input1": rng.normal(size=shape), "input2": rng.normal(size=shape), "target": labels}
+
+
+def listed(rng, shape):
+    """Some labels, once or twice, then -1, then what must not be read."""
+    axis = 0 if len(shape) == 1 else 1
+    return {"input": rng.normal(size=shape), "target": np.asarray(rng.integers(-1, shape[axis], size=shape))}
+
+
 def class_weights(shape):
     return shape[0 if len(shape) == 1 else 1]
 
 
 ROWS = ((4, 5), (5,), (1, 5), (3, 4, 2), (2, 3, 2, 2))
+VECTORS = ((4, 3), (3,), (1, 3), (2, 3, 4))
+IMAGES = ((3, 4, 2), (2, 5), (2, 3, 2, 2))
 LAST = ((2, 3, 5), (5,), (4, 3))
 
 CASES = [
@@ -198,7 +240,7 @@ CASES = [
         weighted(weighted(logit_pair, "pos_weight", lambda shape: shape[-1:])),
         rows=("input", "target", "weight"),
     ),
-    Case("ce", jaxloss.cross_entropy, oracles.cross_entropy, labelled(), shapes=ROWS),
+    Case("ce", jaxloss.cross_entropy, oracles.cross_entropy, labelled(), shapes=ROWS, inner="class"),
     Case(
         "ce all options",
         jaxloss.cross_entropy,
@@ -206,6 +248,7 @@ CASES = [
         weighted(labelled(), of=class_weights),
         {"label_smoothing": 0.2},
         shapes=ROWS,
+        inner="class",
     ),
     Case(
         "ce ignored class",
@@ -215,8 +258,9 @@ CASES = [
         {"label_smoothing": 0.7},
         {"ignore_index": 2, "axis": -1},
         shapes=LAST,
+        inner="class",
     ),
-    Case("ce soft", jaxloss.cross_entropy, oracles.cross_entropy, soft, shapes=ROWS),
+    Case("ce soft", jaxloss.cross_entropy, oracles.cross_entropy, soft, shapes=ROWS, inner="class"),
     Case(
         "ce soft all options",
         jaxloss.cross_entropy,
@@ -224,6 +268,7 @@ CASES = [
         weighted(soft, of=class_weights),
         {"label_smoothing": 0.3},
         shapes=ROWS,
+        inner="class",
     ),
     Case(
         "ce autodiff",
@@ -233,6 +278,7 @@ CASES = [
         {"label_smoothing": 0.2},
         {"implementation": "autodiff"},
         shapes=ROWS,
+        inner="class",
     ),
     Case(
         "ce soft autodiff",
@@ -242,8 +288,9 @@ CASES = [
         {"label_smoothing": 0.1},
         {"implementation": "autodiff"},
         shapes=ROWS,
+        inner="class",
     ),
-    Case("nll", jaxloss.nll_loss, oracles.nll_loss, labelled(), shapes=ROWS),
+    Case("nll", jaxloss.nll_loss, oracles.nll_loss, labelled(), shapes=ROWS, inner="class"),
     Case(
         "nll weight",
         jaxloss.nll_loss,
@@ -251,7 +298,145 @@ CASES = [
         weighted(labelled(-1, 1), of=lambda shape: shape[-1]),
         static={"ignore_index": 1, "axis": -1},
         shapes=LAST,
+        inner="class",
     ),
     Case("kl", jaxloss.kl_div, oracles.kl_div, log_probability_pair),
     Case("kl log", jaxloss.kl_div, oracles.kl_div, two_log_probabilities, static={"log_target": True}),
+    Case(
+        "cosine_embedding",
+        jaxloss.cosine_embedding_loss,
+        oracles.cosine_embedding_loss,
+        vector_pair,
+        {"margin": 0.1},
+        shapes=VECTORS,
+        rows=("input1", "input2", "target"),
+        inner=-1,
+    ),
+    *(
+        Case(
+            f"triplet p={p}{' swap' * swap}",
+            jaxloss.triplet_margin_loss,
+            oracles.triplet_margin_loss,
+            triplet,
+            {"margin": 1.3, "eps": 1e-3},
+            {"p": p, "swap": swap},
+            shapes=VECTORS,
+            rows=("anchor", "positive", "negative"),
+            inner=-1,
+        )
+        for p, swap in ((1, False), (2, True), (3.5, False), (math.inf, False))
+    ),
+    Case(
+        "triplet by cosine",
+        jaxloss.triplet_margin_with_distance_loss,
+        oracles.triplet_by_cosine,
+        triplet,
+        {"margin": 0.7},
+        {"distance_function": cosine_distance, "swap": True},
+        shapes=VECTORS,
+        rows=("anchor", "positive", "negative"),
+        inner=-1,
+    ),
+    Case("hinge_embedding", jaxloss.hinge_embedding_loss, oracles.hinge_embedding_loss, signed, {"margin": 1.2}),
+    Case(
+        "margin_ranking",
+        jaxloss.margin_ranking_loss,
+        oracles.margin_ranking_loss,
+        ranked,
+        {"margin": 0.4},
+        rows=("input1", "input2", "target"),
+    ),
+    Case("soft_margin", jaxloss.soft_margin_loss, oracles.soft_margin_loss, signed),
+    Case(
+        "multilabel_soft_margin",
+        jaxloss.multilabel_soft_margin_loss,
+        oracles.multilabel_soft_margin_loss,
+        weighted(logit_pair, of=lambda shape: shape[-1]),
+        shapes=VECTORS,
+        inner=-1,
+    ),
+    *(
+        Case(
+            f"multi_margin p={p}",
+            jaxloss.multi_margin_loss,
+            oracles.multi_margin_loss,
+            weighted(labelled(ignored=0), of=class_weights),
+            {"margin": 1.4},
+            {"p": p},
+            shapes=ROWS,
+            inner="class",
+        )
+        for p in (1, 2)
+    ),
+    Case(
+        "multilabel_margin",
+        jaxloss.multilabel_margin_loss,
+        oracles.multilabel_margin_loss,
+        listed,
+        shapes=ROWS,
+        inner="class",
+    ),
+    Case(
+        "softmax_focal",
+        jaxloss.softmax_focal_loss,
+        oracles.softmax_focal_loss,
+        weighted(labelled(), "alpha", class_weights),
+        {"gamma": 1.7},
+        shapes=ROWS,
+        inner="class",
+    ),
+    Case(
+        "softmax_focal soft",
+        jaxloss.softmax_focal_loss,
+        oracles.softmax_focal_loss,
+        soft,
+        {"gamma": 0.5, "alpha": 0.25},
+        shapes=ROWS,
+        inner="class",
+    ),
+    Case(
+        "sigmoid_focal",
+        jaxloss.sigmoid_focal_loss,
+        oracles.sigmoid_focal_loss,
+        logit_pair,
+        {"gamma": 1.5, "alpha": 0.3},
+    ),
+    Case(
+        "sigmoid_focal per label",
+        jaxloss.sigmoid_focal_loss,
+        oracles.sigmoid_focal_loss,
+        weighted(logit_pair, "alpha", lambda shape: shape[-1:]),
+        {"gamma": 0.5},
+    ),
+    Case("dice", jaxloss.dice_loss, oracles.dice_loss, logit_pair, {"smooth": 1.0}, regions=True),
+    Case(
+        "dice multiclass",
+        jaxloss.dice_loss,
+        oracles.dice_loss,
+        weighted(labelled(), of=class_weights),
+        {"smooth": 0.5},
+        {"mode": "multiclass", "per_sample": True, "empty": "skip"},
+        shapes=IMAGES,
+        regions=True,
+    ),
+    Case(
+        "iou multilabel",
+        jaxloss.iou_loss,
+        oracles.iou_loss,
+        logit_pair,
+        {"smooth": 1.0},
+        {"mode": "multilabel", "classes": (1, 2)},
+        shapes=IMAGES,
+        regions=True,
+    ),
+    Case(
+        "tversky soft multiclass",
+        jaxloss.tversky_loss,
+        oracles.tversky_loss,
+        soft,
+        {"alpha": 0.3, "beta": 0.8, "smooth": 1e-3},
+        {"mode": "multiclass"},
+        shapes=IMAGES,
+        regions=True,
+    ),
 ]

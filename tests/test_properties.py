@@ -16,6 +16,7 @@ def of(cases):
 
 
 each = of(CASES)
+masked = of(case for case in CASES if not case.regions)
 # The three that every shared property needs and that reach all of the tail: no option, a number, a weight.
 REDUCTIONS = ("none", "sum", "mean", "sum_and_weight")
 
@@ -49,7 +50,7 @@ def with_mask(case: Case, arrays, seed=1):
 
 def poisoned(case: Case, arrays, keep, poison):
     """The same arrays with `poison`, or a class that does not exist, wherever `keep` is False."""
-    axis = case.class_axis(arrays)
+    axis = case.inner_axis(arrays)
     out = dict(arrays)
     for name in case.rows:
         a, mask = arrays[name], keep
@@ -69,7 +70,7 @@ def test_value_for_every_shape_and_reduction(case):
         assert all(a.dtype == jnp.float64 for a in jax.tree.leaves(got))
 
 
-@each
+@masked
 def test_mask_of_every_shape_of_broadcast(case):
     arrays = case.data()
     loss, share = case.expected(arrays)
@@ -125,10 +126,13 @@ def test_second_derivatives(case):
     loss, moving = split(case, case.data())
     # The sum, since the mean holds its denominator constant, weights and all.
     check_grads(jax.jit(partial(loss, reduction="sum")), (moving,), order=2, modes=["rev"], rtol=1e-4, atol=1e-5)
-    hessian = jax.jit(jax.hessian(lambda x: loss({**moving, "input": x})))(moving["input"])
-    np.testing.assert_allclose(
-        hessian, jax.jit(jax.jacrev(jax.jacrev(lambda x: loss({**moving, "input": x}))))(moving["input"]), atol=1e-12
-    )
+    name = case.first
+
+    def of_one(x):
+        return loss({**moving, name: x})
+
+    hessian = jax.jit(jax.hessian(of_one))(moving[name])
+    np.testing.assert_allclose(hessian, jax.jit(jax.jacrev(jax.jacrev(of_one)))(moving[name]), atol=1e-12)
 
 
 @of(case for case in CASES if case.forward_mode)
@@ -187,7 +191,7 @@ def test_no_worse_than_the_rounding_of_its_input(case, dtype):
         np.testing.assert_allclose(np.asarray(g, np.float64), exact, rtol=eps, atol=eps * np.abs(exact).max() + 1e-7)
 
 
-@each
+@masked
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_masked_entries_do_not_exist(case, poison):
     arrays = case.data()
@@ -204,12 +208,12 @@ def test_masked_entries_do_not_exist(case, poison):
     clean, got = gradient(arrays), gradient(dirty)
     chex.assert_trees_all_close(got, clean, rtol=1e-12, atol=1e-14)
     for name in set(case.rows) & set(got):
-        axis = case.class_axis(arrays)
+        axis = case.inner_axis(arrays)
         rows = got[name] if axis is None or got[name].ndim == keep.ndim else np.moveaxis(got[name], axis, -1)
         assert (np.asarray(rows)[~keep] == 0).all(), name
 
 
-@each
+@masked
 def test_no_nan_is_made_on_the_way(case):
     arrays = case.data()
     keep, _, _ = with_mask(case, arrays)
@@ -219,7 +223,7 @@ def test_no_nan_is_made_on_the_way(case):
         jax.jit(jax.value_and_grad(partial(loss, where=keep)))(moving)
 
 
-@each
+@masked
 def test_mean_over_nothing(case):
     arrays = case.data()
     loss, moving = split(case, poisoned(case, arrays, np.zeros(case.expected(arrays)[0].shape, bool), np.nan))
@@ -229,11 +233,12 @@ def test_mean_over_nothing(case):
     assert loss(moving, where=False, reduction="sum_and_weight") == (0, 0)
 
 
-@each
+@masked
 def test_empty_batch(case):
     shape = (0, *case.shapes[0][1:])
     arrays = case.data(shape=shape)
-    value, grads = jax.value_and_grad(lambda x: case.loss(**{**arrays, "input": x}, **case.options))(arrays["input"])
+    name = case.first
+    value, grads = jax.value_and_grad(lambda x: case.loss(**{**arrays, name: x}, **case.options))(arrays[name])
     assert np.isnan(value)
     assert grads.shape == shape
     assert case.loss(**arrays, **case.options, reduction="sum_and_weight") == (0, 0)
@@ -256,7 +261,7 @@ def test_a_weight_is_a_repetition(case):
     )
 
 
-@each
+@masked
 def test_micro_batches_add_up(case):
     arrays = case.data()
     keep, loss, share = with_mask(case, arrays)
@@ -272,12 +277,13 @@ def test_micro_batches_add_up(case):
 @each
 def test_nothing_is_broadcast(case):
     arrays = case.data()
-    for shape in ((*arrays["target"].shape, 1), (1, *arrays["target"].shape), arrays["target"].shape[:-1]):
-        target = np.resize(arrays["target"], shape)
-        with pytest.raises((ValueError, TypeError), match="`target`") as refusal:
-            case.loss(**{**arrays, "target": target}, **case.options)
-        assert str(target.shape) in str(refusal.value)
-        assert case.loss.__name__ in str(refusal.value)
+    for name in set(case.rows[1:]) - {"var"}:  # a variance may lack axes
+        a = arrays[name]
+        for shape in ((*a.shape, 1), (1, *a.shape), a.shape[:-1]):
+            with pytest.raises((ValueError, TypeError), match=f"`{name}`") as refusal:
+                case.loss(**{**arrays, name: np.resize(a, shape)}, **case.options)
+            assert str(shape) in str(refusal.value)
+            assert case.loss.__name__ in str(refusal.value)
 
 
 @of(case for case in CASES if case.numbers)

@@ -1,0 +1,331 @@
+"""Losses that ask for a margin: hinge_embedding, margin_ranking, multi_margin, multilabel_margin and the soft ones."""
+
+import jax.numpy as jnp
+
+from . import _check, _labels
+from ._numerics import one_hot, pick, positive_part, softplus_pair, times, upcast
+from ._reduce import reduce
+from ._types import ArrayLike, Number, Reduced, Reduction
+
+
+def hinge_embedding_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: Number = 1.0,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Makes a distance small (label 1) or larger than a margin (label -1).
+
+    $$\ell = \begin{cases} x & y = 1 \\ \max(0, \text{margin} - x) & y = -1 \end{cases}$$
+
+    Args:
+        input: Distances x, floating point, any shape.
+        target: Labels y, 1 or -1, in the input's shape; floating point or integers. Any other adds both branches.
+        margin: Distance from which label -1 costs nothing. A number or a 0-d array.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.hinge_embedding_loss(jnp.array([0.5, 0.25]), jnp.array([1, -1]), reduction="none")
+        Array([0.5 , 0.75], dtype=float32)
+
+    Note:
+        As in torch, the full derivative passes where the margin is met exactly.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.hinge_embedding_loss.html
+    """
+    name = "hinge_embedding_loss"
+    x, y, keep = _check.pair(name, input, target, where, integer_target=True)
+    margin = _check.number(name, "margin", margin, x.dtype)
+    loss = jnp.where(y != 1, positive_part(margin - x), 0) + jnp.where(y != -1, x, 0)
+    return reduce(name, loss, reduction, keep)
+
+
+def margin_ranking_loss(
+    input1: ArrayLike,
+    input2: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: Number = 0.0,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Ranks the first score above the second (label 1) or below it (label -1), by a margin.
+
+    $$\ell = \max(0, \; -y\,(x_1 - x_2) + \text{margin})$$
+
+    Args:
+        input1: Scores, floating point, any shape.
+        input2: Scores of the same shape.
+        target: Labels y, 1 or -1, of the same shape; floating point or integers.
+        margin: By how much. A number or a 0-d array.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> x1, x2, y = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.5, 2.5, 2.0]), jnp.array([1, -1, 1])
+        >>> jaxloss.margin_ranking_loss(x1, x2, y, margin=1.0)
+        Array(0.3333, dtype=float32)
+
+    Note:
+        As in torch, the full derivative passes where the margin is met exactly. Nothing is broadcast.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.margin_ranking_loss.html
+    """
+    name = "margin_ranking_loss"
+    (x1, x2, y), keep = _check.alike(name, where, integers=("target",), input1=input1, input2=input2, target=target)
+    margin = _check.number(name, "margin", margin, x1.dtype)
+    return reduce(name, positive_part(margin - y * (x1 - x2)), reduction, keep)
+
+
+def soft_margin_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Logistic loss between scores and signs.
+
+    $$\ell = \log(1 + e^{-y x})$$
+
+    Args:
+        input: Scores x, floating point, any shape.
+        target: Labels y, 1 or -1, in the input's shape; floating point or integers.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.soft_margin_loss(jnp.array([-1000.0]), jnp.array([1]))
+        Array(1000., dtype=float32)
+
+    Note:
+        Finite where torch overflows: at y·x = -1000 torch gives inf with a NaN gradient.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.soft_margin_loss.html
+    """
+    name = "soft_margin_loss"
+    x, y, keep = _check.pair(name, input, target, where, integer_target=True)
+    return reduce(name, softplus_pair(y * x)[0], reduction, keep)
+
+
+def multilabel_soft_margin_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Mean over classes of the cross entropy between logits and yes or no.
+
+    $$\ell = \frac1C \sum_c w_c \bigl(t_c \log(1 + e^{-x_c}) + (1 - t_c) \log(1 + e^{x_c})\bigr)$$
+
+    Args:
+        input: Logits x, floating point: (C), (N, C), or with more leading axes.
+        target: Targets t in [0, 1] in the input's shape; floating point or integers.
+        weight: Weight w of each class, (C,).
+        axis: The class axis; torch's is the last.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked sample
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.multilabel_soft_margin_loss(jnp.array([[0.0, 0.0]]), jnp.array([[1, 0]]))
+        Array(0.6931, dtype=float32)
+
+    Note:
+        A logit of ±inf costs 0 or inf, where torch gives NaN. The mean divides by the number of samples.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.multilabel_soft_margin_loss.html
+    """
+    name = "multilabel_soft_margin_loss"
+    (x, t), keep, axis = _check.rows(name, axis, where, integers=("target",), input=input, target=target)
+    cost_of_yes, cost_of_no = softplus_pair(x)
+    loss = times(t, cost_of_yes) + times(1 - t, cost_of_no)
+    if weight is not None:
+        loss = times(_labels.along(axis, x, _labels.per_class(name, weight, x.shape[axis], x.dtype)), loss)
+    return reduce(name, jnp.mean(loss, axis), reduction, keep)
+
+
+def multi_margin_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    p: int = 1,
+    margin: Number = 1.0,
+    weight: ArrayLike | None = None,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Wants the score of the right class above every other, by a margin.
+
+    $$\ell = \frac{w_y}{C} \sum_{c \ne y} \max(0, \; \text{margin} - x_y + x_c)^p$$
+
+    Args:
+        input: Scores x, floating point: (C), (N, C), or with more axes.
+        target: Class indices y of any integer dtype, in the input's shape without the class axis.
+        p: 1 or 2. Static.
+        margin: By how much. A number or a 0-d array.
+        weight: Weight w of each class, (C,). As in torch the mean divides by the number of rows.
+        axis: The class axis. By default torch's: 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, `p` is neither 1 nor 2, or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.multi_margin_loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([3]))
+        Array(0.325, dtype=float32)
+
+    Note:
+        As in torch, no derivative passes where the margin is met exactly.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.multi_margin_loss.html
+    """
+    name = "multi_margin_loss"
+    x = _check.floating(name, "input", input)
+    axis = _labels.class_axis(name, axis, x)
+    if p not in (1, 2):
+        raise ValueError(f"{name}: `p` must be 1 or 2, got {p!r}.")
+    index, keep = _labels.rows(name, target, x, axis, where)
+    margin = _check.number(name, "margin", margin, upcast(x).dtype)
+    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], upcast(x).dtype)
+
+    right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
+    x = upcast(_check.masked(x, counted))
+    excess = margin - pick(x, right, axis) + x
+    violated = (excess > 0) & ~one_hot(right, x, axis)
+    loss = jnp.mean(jnp.where(violated, excess if p == 1 else excess * excess, 0), axis)
+    return reduce(name, _labels.spoiled(_labels.of_target(w, index, x.dtype), index) * loss, reduction, keep)
+
+
+def multilabel_margin_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Wants the score of every label of a sample above that of every other class, by 1.
+
+    $$\ell = \frac1C \sum_{j \in \text{labels}} \; \sum_{c \notin \text{labels}} \max(0, \; 1 - x_j + x_c)$$
+
+    Args:
+        input: Scores x, floating point: (C), (N, C), or with more axes.
+        target: Labels along the class axis up to the first -1, any integer dtype, in the input's shape. What
+            follows the -1 is not read. A label that stands there twice counts twice.
+        axis: The class axis. By default torch's: 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked sample
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A label outside [0, C) before
+        the first -1 makes the loss and the gradient of its sample NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.multilabel_margin_loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([[3, 0, -1, 1]]))
+        Array(0.85, dtype=float32)
+
+    Note:
+        As in torch, no derivative passes where the margin is met exactly. It compares every pair of classes, C² of
+        them for each sample.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.multilabel_margin_loss.html
+    """
+    name = "multilabel_margin_loss"
+    x = _check.floating(name, "input", input)
+    axis = _labels.class_axis(name, axis, x)
+    labels = _labels.indices(name, "target", target)
+    if labels.shape != x.shape:
+        raise ValueError(f"{name}: `target` must have the shape of `input`, got {labels.shape} and {x.shape}.")
+    keep = _check.mask(name, where, _check.without(axis, x.shape))
+    # Classes last from here on; a masked sample has no label.
+    labels = jnp.moveaxis(_labels.narrowed(labels, x.shape[axis]), axis, -1)
+    x = jnp.moveaxis(x, axis, -1)
+    sample = None if keep is None else keep[..., None]
+    x, labels = upcast(_check.masked(x, sample)), _check.masked(labels, sample, harmless=-1)
+
+    classes = x.shape[-1]
+    listed = jnp.cumprod(labels != -1, axis=-1).astype(bool)  # up to the first -1
+    is_label = listed[..., None] & (labels[..., None] == jnp.arange(classes))  # (..., list, class)
+    own = jnp.sum(jnp.where(is_label, x[..., None, :], 0), -1)
+    excess = 1 - own[..., None] + x[..., None, :]
+    violated = (excess > 0) & listed[..., None] & ~jnp.any(is_label, -2)[..., None, :]
+    loss = jnp.sum(jnp.where(violated, excess, 0), (-2, -1)) / classes
+
+    unknown = jnp.any(listed & (labels == classes), -1, keepdims=True)
+    spoilt = jnp.sum(jnp.where(unknown, x, 0) * jnp.where(unknown, jnp.nan, 1), -1)  # 0 in every good sample
+    return reduce(name, loss + spoilt, reduction, keep)

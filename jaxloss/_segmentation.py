@@ -1,0 +1,316 @@
+"""Losses between regions: dice, IoU and Tversky, for one class, several, or overlapping labels."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from . import _check, _labels
+from ._numerics import log_sum, one_hot, shift, upcast
+from ._reduce import reduce
+from ._types import Array, ArrayLike, Number, Reduced, Reduction
+
+Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
+Empty: TypeAlias = Literal["smooth", "zero", "skip"]
+
+
+class Regions(NamedTuple):
+    """Which sums over pixels make up the loss: the static options of every function here."""
+
+    mode: Mode
+    per_sample: bool
+    classes: Sequence[int] | None
+    empty: Empty
+    ignore_index: int
+    axis: int | None
+
+
+def dice_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    mode: Mode = "binary",
+    smooth: Number = 1.0,
+    per_sample: bool = False,
+    classes: Sequence[int] | None = None,
+    empty: Empty = "smooth",
+    ignore_index: int = -100,
+    weight: ArrayLike | None = None,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""One minus the dice coefficient (the F1 score) of predicted and true regions.
+
+    $$\ell = w_c \left(1 - \frac{2 \sum p\,t + s}{\sum p + \sum t + s}\right)$$
+
+    Args:
+        input: Logits x, floating point. "binary": any shape, p = sigmoid(x). "multilabel": (N, C, d1, ..., dK),
+            p = sigmoid(x). "multiclass": the same shape, p = softmax(x) over the class axis.
+        target: Truth t in [0, 1] in the input's shape, floating point, integers or booleans; "multiclass" also
+            takes class indices in the input's shape without the class axis.
+        mode: "binary", "multiclass" or "multilabel".
+        smooth: s, added above and below, at least 0. A number or a 0-d array.
+        per_sample: Whether each sample, along the first axis, has its own regions, or the batch has one.
+        classes: The classes that count, for example `range(1, C)` to leave out the background; by default all.
+        empty: What a class costs whose region is empty in the target: "smooth", what the formula says; "zero",
+            nothing; "skip", nothing, and it leaves the mean.
+        ignore_index: Pixels with this class index do not exist. It may be any integer.
+        weight: Weight w of each class, (C,). The mean divides by the sum over what counts.
+        axis: The class axis; by default 1. For classes last, pass -1.
+        where: Boolean mask over pixels, of the target's shape, with indices; otherwise of the input's, or
+            broadcastable to it. What stands in a masked pixel has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+
+    Returns:
+        A scalar, the unreduced loss, or a pair of scalars; float32, or float64 if an argument is. Unreduced it is
+        () or (N,) with `per_sample` for "binary", and (C,) or (N, C) otherwise, C counting only `classes`. Two
+        empty regions without smoothing agree: they cost 0. The mean over nothing is NaN with gradient 0. A class
+        index outside [0, C) makes the loss NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, a number is negative, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.dice_loss(jnp.array([9.0, 9.0, -9.0, -9.0]), jnp.array([1, 0, 0, 0]))
+        Array(0.25, dtype=float32)
+
+    Note:
+        `where` masks pixels, not entries of the unreduced loss, since those are sums over pixels. Libraries differ
+        in smoothing: optax adds s where this adds s/2 to each half of the fraction.
+
+    References:
+        Milletari et al. (2016), "V-Net", https://arxiv.org/abs/1606.04797
+    """
+    options = Regions(mode, per_sample, classes, empty, ignore_index, axis)
+    half = _check.number("dice_loss", "smooth", smooth, jnp.dtype(jnp.float32), low=0) / 2
+    return _loss("dice_loss", input, target, options, 0.5, 0.5, half, weight, where, reduction)
+
+
+def iou_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    mode: Mode = "binary",
+    smooth: Number = 1.0,
+    per_sample: bool = False,
+    classes: Sequence[int] | None = None,
+    empty: Empty = "smooth",
+    ignore_index: int = -100,
+    weight: ArrayLike | None = None,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""One minus the intersection over union (the Jaccard index) of predicted and true regions.
+
+    $$\ell = w_c \left(1 - \frac{I + s}{\sum p + \sum t - I + s}\right), \qquad I = \sum p\,t$$
+
+    Args:
+        input: Logits x, floating point. "binary": any shape, p = sigmoid(x). "multilabel": (N, C, d1, ..., dK),
+            p = sigmoid(x). "multiclass": the same shape, p = softmax(x) over the class axis.
+        target: Truth t in [0, 1] in the input's shape, floating point, integers or booleans; "multiclass" also
+            takes class indices in the input's shape without the class axis.
+        mode: "binary", "multiclass" or "multilabel".
+        smooth: s, added above and below, at least 0. A number or a 0-d array.
+        per_sample: Whether each sample, along the first axis, has its own regions, or the batch has one.
+        classes: The classes that count, for example `range(1, C)` to leave out the background; by default all.
+        empty: What a class costs whose region is empty in the target: "smooth", what the formula says; "zero",
+            nothing; "skip", nothing, and it leaves the mean.
+        ignore_index: Pixels with this class index do not exist. It may be any integer.
+        weight: Weight w of each class, (C,). The mean divides by the sum over what counts.
+        axis: The class axis; by default 1. For classes last, pass -1.
+        where: Boolean mask over pixels, of the target's shape, with indices; otherwise of the input's, or
+            broadcastable to it. What stands in a masked pixel has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+
+    Returns:
+        A scalar, the unreduced loss, or a pair of scalars; float32, or float64 if an argument is. Unreduced it is
+        () or (N,) with `per_sample` for "binary", and (C,) or (N, C) otherwise, C counting only `classes`. Two
+        empty regions without smoothing agree: they cost 0. The mean over nothing is NaN with gradient 0. A class
+        index outside [0, C) makes the loss NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, a number is negative, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.iou_loss(jnp.array([9.0, 9.0, -9.0, -9.0]), jnp.array([1, 0, 0, 0]))
+        Array(0.3334, dtype=float32)
+
+    Note:
+        `where` masks pixels, not entries of the unreduced loss, since those are sums over pixels.
+
+    References:
+        Rahman and Wang (2016), "Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation".
+    """
+    options = Regions(mode, per_sample, classes, empty, ignore_index, axis)
+    return _loss("iou_loss", input, target, options, 1.0, 1.0, smooth, weight, where, reduction)
+
+
+def tversky_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    mode: Mode = "binary",
+    alpha: Number = 0.5,
+    beta: Number = 0.5,
+    smooth: Number = 1.0,
+    per_sample: bool = False,
+    classes: Sequence[int] | None = None,
+    empty: Empty = "smooth",
+    ignore_index: int = -100,
+    weight: ArrayLike | None = None,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""One minus the Tversky index of predicted and true regions, the common form of dice and IoU.
+
+    $$\ell = w_c \left(1 - \frac{TP + s}{TP + \alpha\,FP + \beta\,FN + s}\right), \qquad
+    TP = \sum p\,t, \quad FP = \sum p\,(1 - t), \quad FN = \sum (1 - p)\,t$$
+
+    Args:
+        input: Logits x, floating point. "binary": any shape, p = sigmoid(x). "multilabel": (N, C, d1, ..., dK),
+            p = sigmoid(x). "multiclass": the same shape, p = softmax(x) over the class axis.
+        target: Truth t in [0, 1] in the input's shape, floating point, integers or booleans; "multiclass" also
+            takes class indices in the input's shape without the class axis.
+        mode: "binary", "multiclass" or "multilabel".
+        alpha: Price of a false positive. A number or a 0-d array. 0.5 and 0.5 give dice, 1 and 1 give IoU.
+        beta: Price of a false negative. A number or a 0-d array.
+        smooth: s, added above and below, at least 0. A number or a 0-d array.
+        per_sample: Whether each sample, along the first axis, has its own regions, or the batch has one.
+        classes: The classes that count, for example `range(1, C)` to leave out the background; by default all.
+        empty: What a class costs whose region is empty in the target: "smooth", what the formula says; "zero",
+            nothing; "skip", nothing, and it leaves the mean.
+        ignore_index: Pixels with this class index do not exist. It may be any integer.
+        weight: Weight w of each class, (C,). The mean divides by the sum over what counts.
+        axis: The class axis; by default 1. For classes last, pass -1.
+        where: Boolean mask over pixels, of the target's shape, with indices; otherwise of the input's, or
+            broadcastable to it. What stands in a masked pixel has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss, or a pair of scalars; float32, or float64 if an argument is. Unreduced it is
+        () or (N,) with `per_sample` for "binary", and (C,) or (N, C) otherwise, C counting only `classes`. Two
+        empty regions without smoothing agree: they cost 0. The mean over nothing is NaN with gradient 0. A class
+        index outside [0, C) makes the loss NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, a number is negative, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.tversky_loss(jnp.array([9.0, 9.0, -9.0, -9.0]), jnp.array([1, 0, 0, 0]), alpha=0.3, beta=0.7)
+        Array(0.1304, dtype=float32)
+
+    Note:
+        `where` masks pixels, not entries of the unreduced loss, since those are sums over pixels.
+
+    References:
+        Salehi et al. (2017), "Tversky loss function for image segmentation", https://arxiv.org/abs/1706.05721
+    """
+    name = "tversky_loss"
+    options = Regions(mode, per_sample, classes, empty, ignore_index, axis)
+    return _loss(name, input, target, options, alpha, beta, smooth, weight, where, reduction)
+
+
+def _loss(
+    name: str,
+    input: ArrayLike,
+    target: ArrayLike,
+    options: Regions,
+    alpha: Number,
+    beta: Number,
+    smooth: Number,
+    weight: ArrayLike | None,
+    where: ArrayLike | None,
+    reduction: str,
+) -> Reduced:
+    _check.choice(name, "empty", options.empty, ("smooth", "zero", "skip"))
+    p, t, keep, axis = _pixels(name, input, target, options, where)
+    alpha = _check.number(name, "alpha", alpha, p.dtype, low=0)
+    beta = _check.number(name, "beta", beta, p.dtype, low=0)
+    smooth = _check.number(name, "smooth", smooth, p.dtype, low=0)
+    w = None
+    if weight is not None:
+        if axis is None:
+            raise ValueError(f"{name}: `weight` is for each class, and mode='binary' has none.")
+        w = _labels.per_class(name, weight, p.shape[axis], p.dtype)
+    if options.classes is not None:
+        if axis is None:
+            raise ValueError(f"{name}: `classes` chooses among classes, and mode='binary' has none.")
+        chosen = _chosen(name, options.classes, p.shape[axis])
+        p, t, keep = (jnp.take(a, chosen, axis) for a in (p, t, keep))
+        w = None if w is None else w[chosen]
+
+    summed = _summed_axes(name, p, axis, options.per_sample)
+    hit, false, missed = (jnp.sum(a, summed) for a in (p * t, p * (1 - t), (1 - p) * t))
+    whole = hit + alpha * false + beta * missed + smooth
+    # Two empty regions without smoothing agree.
+    nothing = whole == 0
+    loss = 1 - jnp.where(nothing, 1, (hit + smooth) / jnp.where(nothing, 1, whole))
+
+    counts, present = jnp.any(keep, summed), jnp.sum(t, summed) > 0
+    if options.empty == "zero":
+        loss = jnp.where(present, loss, 0)
+    elif options.empty == "skip":
+        counts = counts & present
+    if w is None:
+        return reduce(name, loss, reduction, counts)
+    return reduce(name, w * loss, reduction, counts, share=jnp.broadcast_to(w, loss.shape))
+
+
+def _pixels(
+    name: str, input: ArrayLike, target: ArrayLike, options: Regions, where: ArrayLike | None
+) -> tuple[Array, Array, Array, int | None]:
+    """Probabilities and truth, 0 in masked pixels, which pixels exist, and the class axis if there is one."""
+    _check.choice(name, "mode", options.mode, ("binary", "multiclass", "multilabel"))
+    x = _check.floating(name, "input", input)
+    ignored = _check.integer(name, "ignore_index", options.ignore_index)
+    axis = None if options.mode == "binary" else _labels.class_axis(name, options.axis, x)
+    t = _check.array(name, "target", target)
+    if axis is not None and options.mode == "multiclass" and t.shape != x.shape:
+        index, rows = _labels.rows(name, target, x, axis, where, ignored)
+        hit, keep = jnp.expand_dims(index, axis), jnp.expand_dims(rows, axis)
+        x = upcast(_check.masked(x, keep))
+        t = (one_hot(hit, x, axis) & keep).astype(x.dtype)
+        x = jnp.where(hit < 0, jnp.nan, x)  # a class that does not exist spoils its region
+    else:
+        _check.same_shape(name, input=x, target=t)
+        counts = t.astype(jnp.float32) != ignored
+        unmasked = _check.mask(name, where, x.shape)
+        keep = counts if unmasked is None else counts & unmasked
+        x, t = upcast(_check.masked(x, keep)), _check.masked(t.astype(upcast(x).dtype), keep)
+    keep = jnp.broadcast_to(keep, x.shape)
+    if options.mode == "multiclass" and axis is not None:
+        z, _ = shift(x, axis)
+        p = jnp.exp(z - log_sum(z, axis))
+    else:
+        p = jax.nn.sigmoid(x)
+    return _check.masked(p, keep), t, keep, axis
+
+
+def _summed_axes(name: str, p: Array, axis: int | None, per_sample: bool) -> tuple[int, ...]:
+    """All axes but that of the classes and, per sample, the first."""
+    _check.flag(name, "per_sample", per_sample)
+    if per_sample and (p.ndim == 0 or axis == 0):
+        raise ValueError(f"{name}: `per_sample` needs samples on the first axis, got an input of shape {p.shape}.")
+    return tuple(i for i in range(p.ndim) if i != axis and not (per_sample and i == 0))
+
+
+def _chosen(name: str, classes: Sequence[int], num_classes: int) -> jax.Array:
+    chosen = [_check.integer(name, "classes", c) for c in classes]
+    if not chosen or not all(0 <= c < num_classes for c in chosen):
+        raise ValueError(f"{name}: `classes` must name some of the classes 0 to {num_classes - 1}, got {chosen}.")
+    return jnp.asarray(chosen)
