@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import softplus_pair, times
+from ._numerics import TORCH_EPSILON, softplus_pair, times
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Reduced, Reduction
 
@@ -63,10 +63,6 @@ def _log_and_complement(p: Array) -> tuple[Array, Array]:
     return jnp.maximum(jnp.log(p), -100), jnp.maximum(jnp.log1p(-p), -100)
 
 
-# torch's floor of 1e-12 is a float32 constant, which its float64 results show.
-FLOOR = 9.999999960041972e-13
-
-
 @jax.custom_jvp
 def _binary_cross_entropy(p: Array, t: Array) -> Array:
     log_p, log_q = _log_and_complement(p)
@@ -78,7 +74,7 @@ def _binary_cross_entropy_jvp(primals: tuple[Array, Array], tangents: tuple[Arra
     # dℓ = (p - t) / (p (1 - p)) dp + (log(1 - p) - log p) dt. The floor keeps p = t = 0 or 1 at 0 and not 0/0.
     (p, t), (dp, dt) = primals, tangents
     log_p, log_q = _log_and_complement(p)
-    slope = (p - t) / jnp.maximum(p * (1 - p), FLOOR)
+    slope = (p - t) / jnp.maximum(p * (1 - p), TORCH_EPSILON)
     return _binary_cross_entropy(p, t), slope * dp + (log_q - log_p) * dt
 
 

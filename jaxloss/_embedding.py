@@ -7,7 +7,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import norm, positive_part
+from ._numerics import TORCH_EPSILON, norm, positive_part
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -158,7 +158,7 @@ def cosine_embedding_loss(
             f"{name}: `target` must have the shape of `input1` without its last axis, got {y.shape} for {a.shape}."
         )
     margin = _check.number(name, "margin", margin, a.dtype)
-    lengths = [jnp.sqrt(jnp.sum(v * v, -1) + 1e-12) for v in (a, b)]
+    lengths = [jnp.sqrt(jnp.sum(v * v, -1) + TORCH_EPSILON) for v in (a, b)]
     cosine = jnp.sum(a * b, -1) / lengths[0] / lengths[1]
     loss = jnp.where(y == 1, 1 - cosine, 0) + jnp.where(y == -1, positive_part(cosine - margin), 0)
     return reduce(name, loss, reduction, keep)
@@ -295,6 +295,9 @@ def _triplet(
     reduction: str,
 ) -> Reduced:
     (a, p, n), keep, _ = _check.rows(name, -1, where, anchor=anchor, positive=positive, negative=negative)
+    if keep is not None:
+        # Three points apart: a distance of the user's own may have no derivative between equal ones.
+        p, n = (_check.masked(x, keep[..., None], harmless) for x, harmless in ((p, 1), (n, 2)))
     margin = _check.number(name, "margin", margin, a.dtype, low=0, above=True)
     _check.flag(name, "swap", swap)
     to_positive, to_negative = distance(a, p), distance(a, n)

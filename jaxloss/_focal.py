@@ -7,10 +7,16 @@ from ._numerics import log_sum, one_hot, pick, shift, softplus_pair, times, upca
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
-# Both losses are (1 - p)^γ · (-log p), with log(1 - p) formed from the logits: from p it would be log 0 where the
-# prediction is confident, and (1 - p)^γ has an infinite derivative there for γ < 1. FLOOR is finite, so that γ = 0
-# gives exactly the cross entropy and every derivative at p = 1 is 0.
-FLOOR = -1e30
+
+def _turned_away(miss: Array, gamma: Number, cost: Array) -> Array:
+    """(1 - p)^γ · (-log p) from `miss`, log(1 - p), and `cost`, -log p.
+
+    `miss` is formed from the logits: from p it would be log 0 where the prediction is confident, and (1 - p)^γ has an
+    infinite derivative there for γ < 1. The floor is finite, so that γ = 0 gives exactly the cost and every derivative
+    at p = 1 is 0. An infinite cost has 1 - p = 1, and its slope must not meet that infinity.
+    """
+    miss = jnp.where(jnp.isinf(cost), 0, jnp.maximum(miss, -1e30))
+    return times(jnp.exp(gamma * miss), cost)
 
 
 def softmax_focal_loss(
@@ -82,7 +88,7 @@ def softmax_focal_loss(
         z, _ = shift(_check.masked(x, counted), axis)
         log_total = log_sum(z, axis)
         miss = _log_of_others(one_hot(hit, z, axis), z, log_total, axis)
-        loss = times(jnp.exp(gamma * miss), log_total - pick(z, hit, axis))
+        loss = _turned_away(miss, gamma, log_total - pick(z, hit, axis))
         share = _labels.of_target(jnp.broadcast_to(a, x.shape[axis]), index, dtype)
         return reduce(name, times(_labels.spoiled(share, index), jnp.squeeze(loss, axis)), reduction, keep)
 
@@ -95,14 +101,14 @@ def softmax_focal_loss(
     rest = jnp.log1p(-jnp.exp(jnp.where(top, -1, z - log_total)))
     miss = jnp.where(top, _log_of_others(top, z, log_total, axis), rest)
     a = _labels.along(axis, x, a) if a.ndim else a
-    loss = jnp.sum(times(a * _check.masked(soft, rows) * jnp.exp(gamma * miss), log_total - z), axis)
+    loss = jnp.sum(times(a * _check.masked(soft, rows), _turned_away(miss, gamma, log_total - z)), axis)
     return reduce(name, loss, reduction, mask)
 
 
 def _log_of_others(own: Array, z: Array, log_total: Array, axis: int) -> Array:
     """log(1 - p) of the class where `own` is True: the others' share of the whole."""
     others, top = shift(jnp.where(own, -jnp.inf, z), axis)
-    return jnp.maximum(top + log_sum(others, axis) - log_total, FLOOR)
+    return top + log_sum(others, axis) - log_total
 
 
 def sigmoid_focal_loss(
@@ -162,7 +168,7 @@ def sigmoid_focal_loss(
     inner = jnp.where(hard, 0.5, t)
     mixed = jnp.logaddexp(jnp.log(inner) - cost_of_no, jnp.log1p(-inner) - cost_of_yes)
     miss = jnp.where(hard, -jnp.where(t == 1, cost_of_no, cost_of_yes), mixed)
-    loss = times(jnp.exp(gamma * jnp.maximum(miss, FLOOR)), loss)
+    loss = _turned_away(miss, gamma, loss)
     if alpha is not None:
         a = _check.spread(name, "alpha", alpha, x, keep)
         loss = (t * a + (1 - t) * (1 - a)) * loss

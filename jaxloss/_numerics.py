@@ -10,9 +10,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ._types import Array, Number
+
+# torch's 1e-12 is a float32 constant, which shows in its float64 results.
+TORCH_EPSILON = 9.999999960041972e-13
 
 
 def upcast(x: Array) -> Array:
@@ -59,8 +63,10 @@ def norm(x: Array, p: float, axis: int = -1, *, keepdims: bool = False) -> Array
         return jnp.max(size, axis, keepdims=keepdims, initial=0)
     if p == 1:
         return jnp.sum(size, axis, keepdims=keepdims)
+    # Held where its reciprocal is a normal number, which XLA may multiply by.
+    limits = np.finfo(x.dtype)
     top = jnp.max(lax.stop_gradient(size), axis, keepdims=True, initial=0)
-    top = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+    top = jnp.clip(top, 16 * limits.tiny, limits.max / 16)
     total = jnp.sum(_power(size / top, p), axis, keepdims=True)
     length = top * _power(total, 1 / p)
     return length if keepdims else jnp.squeeze(length, axis)

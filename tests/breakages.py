@@ -25,11 +25,18 @@ BREAKAGES = [
     ("_regression.py", "jnp.where(v < eps, eps + (v - lax.stop_gradient(v)), v)", "jnp.maximum(v, eps)", "gaussian"),
     ("_regression.py", "jnp.where(t > 1, stirling, 0)", "stirling", "poisson"),
     ("_binary.py", "times(1 - t, cost_of_no)", "(1 - t) * cost_of_no", "bce"),
-    ("_binary.py", "jnp.maximum(p * (1 - p), FLOOR)", "(p * (1 - p))", "bce"),
+    ("_binary.py", "jnp.maximum(p * (1 - p), TORCH_EPSILON)", "(p * (1 - p))", "bce"),
     ("_binary.py", "positive = t * _check", "positive = _check", "bce"),
     ("_binary.py", "return jnp.maximum(jnp.log(p), -100), ", "return jnp.log(p), ", "bce"),
     ("_categorical.py", "(1 - smoothing) * share", "share", "ce or cross"),
-    ("_categorical.py", "return jnp.where(keep & (index < 0), jnp.nan, scale)", "return scale", "range"),
+    ("_labels.py", "return jnp.where(index < 0, jnp.nan, scale)", "return scale", "range"),
+    ("_labels.py", "jnp.where(index == input.shape[axis], -1, index), 0)", "index, 0)", "range"),
+    (
+        "_labels.py",
+        "jnp.asarray(t != ignore_index)",
+        "jnp.asarray(t.astype(np.int32) != np.int32(ignore_index))",
+        "int64",
+    ),
     (
         "_categorical.py",
         "jnp.exp(z - log_total) - a), keep)",
@@ -62,9 +69,53 @@ BREAKAGES = [
         "return x if keep is None else jnp.where(True, x, jnp",
         "masked",
     ),
-    ("_check.py", "    if input.shape == target.shape:", "    if input.ndim == target.ndim:", "broadcast"),
+    ("_check.py", "        if x.shape == y.shape:", "        if x.ndim == y.ndim:", "broadcast"),
     ("_check.py", "return x.astype(dtype)\n\n\ndef flag", "return float(x)\n\n\ndef flag", "retrace"),
-    ("_check.py", "known = (t >= 0) & (t < num_classes)", "known = t < num_classes", "range"),
+    ("_labels.py", "known = (t >= 0) & (t < num_classes)", "known = t < num_classes", "range"),
+    (
+        "_embedding.py",
+        "positive_part(to_positive - to_negative + margin)",
+        "jnp.maximum(to_positive - to_negative + margin, 0)",
+        "clamp",
+    ),
+    (
+        "_embedding.py",
+        "jnp.minimum(to_negative, distance(p, n))",
+        "jnp.minimum(to_negative, distance(a, n))",
+        "triplet",
+    ),
+    ("_embedding.py", "jnp.where(y == -1, positive_part", "jnp.where(y != 1, positive_part", "none or cosine_emb"),
+    ("_embedding.py", "((p, 1), (n, 2))", "((p, 0), (n, 0))", "triplet"),
+    (
+        "_margin.py",
+        "jnp.where(y != 1, positive_part(margin - x), 0)",
+        "jnp.where(y == -1, positive_part(margin - x), 0)",
+        "none",
+    ),
+    ("_margin.py", "excess if p == 1 else excess * excess, 0)", "excess, 0)", "multi_margin"),
+    ("_margin.py", "& ~jnp.any(is_label, -2)[..., None, :]", "", "multilabel"),
+    ("_margin.py", "listed = jnp.cumprod(labels != -1, axis=-1).astype(bool)", "listed = labels != -1", "multilabel"),
+    ("_margin.py", "softplus_pair(y * x)[0]", "jnp.log(1 + jnp.exp(-y * x))", "soft_margin"),
+    ("_focal.py", "jnp.maximum(miss, -1e30))", "miss)", "focal"),
+    (
+        "_focal.py",
+        "miss = jnp.where(top, _log_of_others(top, z, log_total, axis), rest)",
+        "miss = jnp.log1p(-jnp.exp(z - log_total))",
+        "focal",
+    ),
+    ("_focal.py", "(t * a + (1 - t) * (1 - a)) * loss", "a * loss", "focal"),
+    ("_segmentation.py", "(one_hot(hit, x, axis) & keep)", "one_hot(hit, x, axis)", "masked or ignored"),
+    (
+        "_segmentation.py",
+        "return _check.masked(p, keep), t, keep, axis",
+        "return p, t, keep, axis",
+        "masked or ignored",
+    ),
+    ("_segmentation.py", "smooth, low=0) / 2", "smooth, low=0)", "dice"),
+    ("_segmentation.py", "counts = counts & present", "counts = counts", "class or dice"),
+    ("_numerics.py", "return jnp.where(x < 0, 0, x)", "return jnp.where(x <= 0, 0, x)", "clamp"),
+    ("_numerics.py", "return jnp.where(zero, 0, power)", "return power", "equal"),
+    ("_numerics.py", "top = jnp.clip(top, 16 * limits.tiny, limits.max / 16)", "top = jnp.ones_like(top)", "overflow"),
     ("_reduce.py", "loss = _check.masked(loss, keep)", "loss = loss", "mask"),
     ("_reduce.py", "total / jnp.where(nothing, 1, weight)", "total / weight", "nothing or weights"),
     ("_reduce.py", "weight = _denominator(loss, keep, share)", "weight = _denominator(loss, None, share)", "mask"),
@@ -75,7 +126,7 @@ BREAKAGES = [
 def noticed(package: Path, words: str) -> bool:
     """Whether a test that matches `words` fails on the package."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-    tests = [*ROOT.glob("tests/test_[penb]*.py")]  # properties, edges, numerics, bad input
+    tests = [*ROOT.glob("tests/test_[penbs]*.py")]  # properties, edges, numerics, bad input, segmentation
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-k", words, "-p", "no:cacheprovider", *tests]
     run = subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, check=False)
     if run.returncode not in (0, 1):

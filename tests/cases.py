@@ -51,7 +51,9 @@ class Case:
         return self.draw(np.random.default_rng(seed), self.shapes[0] if shape is None else shape)
 
     def expected(self, arrays: Arrays, **numbers: float) -> tuple[np.ndarray, np.ndarray]:
-        options = {name: value for name, value in self.options.items() if name not in ("implementation", "distance_function")}
+        options = {
+            name: value for name, value in self.options.items() if name not in ("implementation", "distance_function")
+        }
         return self.oracle(**arrays, **{**options, **numbers})
 
     @property

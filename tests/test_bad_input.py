@@ -19,6 +19,10 @@ PAIRS = [
     jaxloss.binary_cross_entropy,
     jaxloss.binary_cross_entropy_with_logits,
     jaxloss.kl_div,
+    jaxloss.hinge_embedding_loss,
+    jaxloss.soft_margin_loss,
+    jaxloss.sigmoid_focal_loss,
+    jaxloss.dice_loss,
     lambda x, t, **options: jaxloss.gaussian_nll_loss(x, t, 1.0, **options),
 ]
 REFUSALS = {
@@ -96,6 +100,51 @@ REFUSALS = {
     "boolean target": (TypeError, "`target`", lambda: jaxloss.mse_loss(REAL, REAL > 0)),
     "ragged list": (TypeError, "`input` must be an array", lambda: jaxloss.mse_loss([[1.0], [1.0, 2.0]], REAL)),
     "None": (TypeError, "`target` must be an array", lambda: jaxloss.mse_loss(REAL, None)),
+    "ranking of (N,) and (N, 1)": (
+        ValueError,
+        r"`input1` and `input2` must have the same shape, got \(4,\) and \(4, 1\)",
+        lambda: jaxloss.margin_ranking_loss(REAL, REAL[:, None], REAL),
+    ),
+    "labels of cosine per entry": (
+        ValueError,
+        "`target` must have the shape of `input1` without its last axis",
+        lambda: jaxloss.cosine_embedding_loss(X, X, jnp.ones(X.shape)),
+    ),
+    "triplet margin": (
+        ValueError,
+        "`margin` must be greater than 0",
+        lambda: jaxloss.triplet_margin_loss(X, X, X, margin=0),
+    ),
+    "triplet p": (ValueError, "`p` must be a Python number", lambda: jaxloss.triplet_margin_loss(X, X, X, p=0)),
+    "triplet swap": (TypeError, "`swap`", lambda: jaxloss.triplet_margin_loss(X, X, X, swap=1)),
+    "triplet without vectors": (
+        ValueError,
+        "`anchor` must have at least one axis",
+        lambda: jaxloss.triplet_margin_loss(1.0, 1.0, 1.0),
+    ),
+    "distance per entry": (
+        ValueError,
+        r"one distance for each vector, shape \(4,\), got \(4, 3\)",
+        lambda: jaxloss.triplet_margin_with_distance_loss(X, X, X, distance_function=lambda a, b: a - b),
+    ),
+    "distances that do not broadcast": (
+        ValueError,
+        r"do not broadcast: `x1` \(4, 3\) and `x2` \(4,\)",
+        lambda: jaxloss.pairwise_distance(X, REAL),
+    ),
+    "cosine axis": (ValueError, "`axis` 1 is out of range", lambda: jaxloss.cosine_similarity(REAL, REAL)),
+    "multi_margin p": (ValueError, "`p` must be 1 or 2, got 3", lambda: jaxloss.multi_margin_loss(X, Y, p=3)),
+    "multi_margin (N, 1)": (ValueError, "remove the last axis", lambda: jaxloss.multi_margin_loss(X, Y[:, None])),
+    "multilabel lists per row": (
+        ValueError,
+        "`target` must have the shape of `input`",
+        lambda: jaxloss.multilabel_margin_loss(X, Y),
+    ),
+    "multilabel probabilities": (TypeError, "integers", lambda: jaxloss.multilabel_margin_loss(X, X)),
+    "gamma": (ValueError, "`gamma` must be at least 0", lambda: jaxloss.softmax_focal_loss(X, Y, gamma=-1)),
+    "alpha per row": (ValueError, "`alpha` must have one entry", lambda: jaxloss.softmax_focal_loss(X, Y, alpha=REAL)),
+    "focal on integers": (TypeError, "`target`", lambda: jaxloss.sigmoid_focal_loss(REAL, Y)),
+    "one class to smooth": (ValueError, "at least 2", lambda: jaxloss.smooth_labels(Y, 1)),
     "integers to logsumexp": (TypeError, "logsumexp", lambda: jaxloss.logsumexp(Y)),
     "axis of log_softmax": (ValueError, "log_softmax: `axis` 2", lambda: jaxloss.log_softmax(X, 2)),
 }

@@ -103,11 +103,21 @@ def test_smoothing_by_hand_is_torchs_with_another_number():
     # D2 puts s/(C-1) on every other class; label_smoothing puts s/C on every class.
     logits, y, s = jax.random.normal(jax.random.key(0), (6, 5)), jnp.arange(6) % 5, 0.2
     by_hand = jnp.where(jax.nn.one_hot(y, 5) == 1, 1 - s, s / 4)
+    chex.assert_trees_all_close(jaxloss.smooth_labels(y, 5, smoothing=s), by_hand, rtol=1e-6)
     chex.assert_trees_all_close(
         jaxloss.cross_entropy(logits, by_hand),
         jaxloss.cross_entropy(logits, y, label_smoothing=s * 5 / 4),
         rtol=1e-6,
     )
+
+
+def test_smooth_labels_puts_the_class_axis_where_cross_entropy_wants_it():
+    y = jnp.array([[0, 2], [1, 7]])
+    q = jaxloss.smooth_labels(y, 3, smoothing=0.5)
+    assert q.shape == (2, 3, 2)
+    assert q[0, :, 1].tolist() == [0.25, 0.25, 0.5]
+    assert jnp.isnan(q[1, :, 1]).all()
+    assert jaxloss.smooth_labels(y, 3, axis=-1).shape == (2, 2, 3)
 
 
 def test_points_with_classes_last_need_no_flattening():

@@ -1,5 +1,7 @@
 """The grid of `torch_grid` against torch itself, in every precision."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,3 +30,11 @@ def test_bfloat16_loses_no_more_than_its_input_did(entry):
     values = {key for key in got if key.startswith("value")}
     close({k: got[k] for k in values}, {k: expected[k] for k in values}, 2e-6)
     close({k: got[k] for k in got if k not in values}, {k: expected[k] for k in got if k not in values}, 2**-8)
+
+
+def test_every_loss_of_torch_stands_in_the_readme():
+    names = dir(torch.nn.functional)
+    losses = {n for n in names if n.endswith(("_loss", "cross_entropy", "_with_logits")) or n == "kl_div"}
+    table = (Path(__file__).parent.parent / "README.md").read_text().split("## Coming from PyTorch")[1].split("## ")[0]
+    assert "mse_loss" in losses
+    assert not {name for name in losses if f"| `{name}" not in table}

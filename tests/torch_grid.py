@@ -24,7 +24,14 @@ class Entry:
 
     @property
     def reductions(self) -> tuple[str, ...]:
+        if self.loss in ("pairwise_distance", "cosine_similarity"):
+            return ("none",)
         return ("mean", "sum", "none", "batchmean") if self.loss == "kl_div" else ("mean", "sum", "none")
+
+    def call(self, arrays: dict[str, Any], reduction: str) -> dict[str, Any]:
+        """Keyword arguments of one call."""
+        options = self.options if self.reductions == ("none",) else {**self.options, "reduction": reduction}
+        return {**arrays, **options}
 
     def cotangent(self, shape: tuple[int, ...]) -> np.ndarray:
         """What an unreduced loss is multiplied by before its gradient is taken."""
@@ -40,8 +47,8 @@ def _entries(loss, arrays, moving=("input", "target"), **options):
                 entry_arrays[name] = value
             elif value is not None:
                 entry_options[name] = value
-        shape = "x".join(map(str, arrays["input"].shape)) or "scalar"
-        kind = "-soft" if arrays["target"].dtype == np.float64 and loss == "cross_entropy" else ""
+        shape = "x".join(map(str, next(iter(arrays.values())).shape)) or "scalar"
+        kind = "-soft" if loss == "cross_entropy" and arrays["target"].dtype == np.float64 else ""
         yield Entry(f"{loss}{kind}-{shape}-{number}", loss, entry_arrays, entry_options, moving)
 
 
@@ -95,6 +102,60 @@ def _binary(rng):
         yield from _entries("kl_div", {"input": log_p, "target": np.log(q)}, log_target=[True])
 
 
+def _signs(rng, shape):
+    return np.asarray(rng.choice([-1.0, 1.0], size=shape))
+
+
+def _margins(rng):
+    for shape in ((4, 3), (), (2, 3, 2)):
+        x, y = rng.normal(size=shape), _signs(rng, shape)
+        if x.size > 3:
+            x.flat[:3], y.flat[:3] = (1.0, -1.0, 0.3), (-1.0, 1.0, 3.0)  # the kink, and a label that is none
+        yield from _entries("hinge_embedding_loss", {"input": x, "target": y}, ("input",), margin=[None, 1.0, 0.4])
+        yield from _entries("soft_margin_loss", {"input": x, "target": y}, ("input",))
+        others = x + rng.normal(size=shape)
+        if x.size > 3:
+            others.flat[0] = x.flat[0]  # the kink at margin 0
+        arrays = {"input1": x, "input2": others, "target": y}
+        yield from _entries("margin_ranking_loss", arrays, ("input1", "input2"), margin=[None, 0.6])
+    for shape in ((5,), (4, 5)):
+        x = np.round(rng.normal(size=shape), 1)  # ties, and margins met exactly
+        y = np.asarray(rng.integers(0, 5, size=shape[:-1]))
+        weights = [None, rng.uniform(0.2, 2, size=5)]
+        arrays = {"input": x, "target": y}
+        yield from _entries("multi_margin_loss", arrays, ("input",), p=[1, 2], margin=[None, 0.5], weight=weights)
+        lists = rng.integers(-1, 5, size=shape)
+        yield from _entries("multilabel_margin_loss", {"input": x, "target": lists}, ("input",))
+        t = rng.uniform(size=shape).round()
+        yield from _entries("multilabel_soft_margin_loss", {"input": x, "target": t}, ("input",), weight=weights)
+
+
+def _embeddings(rng):
+    for shape in ((4, 3), (3,)):
+        a, p, n = (rng.normal(size=shape) for _ in range(3))
+        if len(shape) > 1:
+            p[0] = a[0]  # equal points
+            a[1] = 0  # a vector of zeros
+        arrays = {"input1": a, "input2": p, "target": _signs(rng, shape[:-1])}
+        yield from _entries("cosine_embedding_loss", arrays, ("input1", "input2"), margin=[None, 0.3])
+        triplet = {"anchor": a, "positive": p, "negative": n}
+        yield from _entries(
+            "triplet_margin_loss",
+            triplet,
+            tuple(triplet),
+            p=[None, 1.0, 3.0],
+            margin=[None, 0.4],
+            swap=[False, True],
+            eps=[None, 1e-2],
+        )
+        yield from _entries(
+            "triplet_margin_with_distance_loss", triplet, tuple(triplet), swap=[False, True], margin=[0.7]
+        )
+        pair = {"x1": a, "x2": n}
+        yield from _entries("pairwise_distance", pair, ("x1", "x2"), p=[None, 1.0, 2.5, np.inf], keepdim=[False, True])
+        yield from _entries("cosine_similarity", pair, ("x1", "x2"), axis=[-1, 0], eps=[None, 0.5])
+
+
 def _classes(rng):
     for shape in ((5,), (4, 5), (3, 5, 2), (2, 5, 2, 3)):
         axis = 0 if len(shape) == 1 else 1
@@ -117,7 +178,7 @@ def _classes(rng):
 def grid() -> list[Entry]:
     """Every entry, with an id of its own."""
     rng = np.random.default_rng(20260713)
-    entries = [*_regression(rng), *_binary(rng), *_classes(rng)]
+    entries = [*_regression(rng), *_binary(rng), *_classes(rng), *_margins(rng), *_embeddings(rng)]
     seen: dict[str, int] = {}
     unique = []
     for entry in entries:

@@ -23,7 +23,10 @@ def run(entry: Entry, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarra
         loss = getattr(torch.nn.functional, entry.loss)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # kl_div's on "mean"
-            value = loss(**tensors, **entry.options, reduction=reduction)
+            arguments = entry.call(tensors, reduction)
+            if "axis" in arguments:
+                arguments["dim"] = arguments.pop("axis")
+            value = loss(**arguments)
         cotangent = torch.from_numpy(np.asarray(entry.cotangent(tuple(value.shape)))).to(value.dtype)
         value.backward(cotangent)
         results[f"value/{reduction}"] = value.detach().double().numpy()

@@ -1,0 +1,233 @@
+"""The contract's edges for margins, embeddings and focal losses."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_edges import value_and_grad
+
+import jaxloss
+
+INF = jnp.inf
+
+
+def test_full_slope_where_a_clamp_is_met_exactly():
+    # torch's clamp_min passes 1 at the kink, JAX's maximum one half.
+    x = jnp.array([1.0])
+    assert jax.grad(lambda x: jaxloss.hinge_embedding_loss(x, jnp.array([-1]), reduction="sum"))(x) == -1
+    assert (
+        jax.grad(lambda x: jaxloss.margin_ranking_loss(x, jnp.array([1.0]), jnp.array([1]), reduction="sum"))(x) == -1
+    )
+    a, p, n = jnp.array([0.0]), jnp.array([1.0]), jnp.array([2.0])  # d(a, n) - d(a, p) is the margin
+    value, grad = value_and_grad(jaxloss.triplet_margin_loss, a, p, n, eps=0, argnums=(1, 2))
+    assert value == 0
+    assert (grad[0][0], grad[1][0]) == (1, -1)
+    v = jnp.array([[1.0, 0.0]])
+    w = jnp.array([[0.0, 1.0]])
+    _, grad = value_and_grad(jaxloss.cosine_embedding_loss, v, w, jnp.array([-1]))
+    np.testing.assert_allclose(grad, [[0, 1]], rtol=1e-10)
+
+
+def test_no_slope_where_a_multi_class_margin_is_met_exactly():
+    x = jnp.array([[1.0, 0.0]])
+    for loss, target in (
+        (jaxloss.multi_margin_loss, jnp.array([0])),
+        (jaxloss.multilabel_margin_loss, jnp.array([[0, -1]])),
+    ):
+        value, grad = value_and_grad(loss, x, target)
+        assert value == 0
+        assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 2, 3, math.inf])
+def test_distance_of_equal_points(p):
+    x = jnp.array([[0.3, -2.0, 1e8]])
+    value, grads = value_and_grad(
+        lambda x, y: jnp.sum(jaxloss.pairwise_distance(x, y, p=p, eps=0)), x, x, argnums=(0, 1)
+    )
+    assert value == 0
+    assert all((g == 0).all() for g in grads)
+    with jax.debug_nans(True):
+        hessian = jax.hessian(lambda x: jnp.sum(jaxloss.pairwise_distance(x, x * 1, p=p, eps=0)))(x)
+    chex.assert_tree_all_finite(hessian)
+
+
+def test_distance_of_equal_points_with_torchs_eps():
+    value, grad = value_and_grad(lambda x: jnp.sum(jaxloss.pairwise_distance(x, jnp.ones((1, 3)))), jnp.ones((1, 3)))
+    np.testing.assert_allclose(value, math.sqrt(3) * 1e-6, rtol=1e-9)
+    np.testing.assert_allclose(grad, np.full((1, 3), 1 / math.sqrt(3)), rtol=1e-9)
+
+
+@pytest.mark.without_x64
+def test_vectors_whose_squares_overflow_or_vanish():
+    for size in (1e20, 1e-25, 3e38):
+        x = jnp.array([[3.0, 4.0]]) / 5 * size
+        value, grad = value_and_grad(lambda x: jaxloss.pairwise_distance(x, jnp.zeros((1, 2)), eps=0)[0], x)
+        np.testing.assert_allclose(value, size, rtol=1e-6)
+        np.testing.assert_allclose(grad, [[0.6, 0.8]], rtol=1e-6)
+    for size in (1e20, 1e-6):
+        x = jnp.array([[3.0, 4.0]]) * size
+        np.testing.assert_allclose(jaxloss.cosine_similarity(x, jnp.array([[1.0, 0.0]])), [0.6], rtol=1e-6)
+
+
+def test_cosine_of_a_zero_vector():
+    zero, x = jnp.zeros((1, 2)), jnp.array([[1.0, 2.0]])
+    value, grads = value_and_grad(lambda a, b: jaxloss.cosine_similarity(a, b)[0], zero, x, argnums=(0, 1))
+    assert value == 0
+    np.testing.assert_allclose(grads[0], x / math.sqrt(5) * 1e8, rtol=1e-9)
+    assert (grads[1] == 0).all()
+    for y in (1, -1):
+        value, grads = value_and_grad(jaxloss.cosine_embedding_loss, zero, zero, jnp.array([y]), argnums=(0, 1))
+        assert value == (1 if y == 1 else 0)
+        chex.assert_tree_all_finite(grads)
+
+
+def test_labels_that_are_none():
+    x = jnp.array([[1.0, 0.0]])
+    assert jaxloss.cosine_embedding_loss(x, x, jnp.array([0])) == 0
+    assert jaxloss.hinge_embedding_loss(jnp.array([0.25]), jnp.array([0])) == 1  # both branches, as torch
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize(("x", "value", "gradient"), [(-1000.0, 1000.0, -1.0), (1000.0, 0.0, 0.0), (-INF, INF, -1.0)])
+def test_soft_margin_does_not_overflow(x, value, gradient):
+    assert value_and_grad(jaxloss.soft_margin_loss, jnp.asarray(x), jnp.asarray(1.0)) == (value, gradient)
+
+
+def test_multilabel_soft_margin_at_infinity():
+    value, grad = value_and_grad(jaxloss.multilabel_soft_margin_loss, jnp.array([INF, -INF]), jnp.array([1, 0]))
+    assert value == 0
+    assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("loss", [jaxloss.multi_margin_loss, jaxloss.softmax_focal_loss])
+@pytest.mark.parametrize("bad", [-1, 3, -100, 10**6])
+def test_an_index_out_of_range_spoils_its_row_and_no_other(loss, bad):
+    options = {"ignore_index": -7} if loss is jaxloss.softmax_focal_loss else {"weight": jnp.array([1.0, 2.0, 3.0])}
+    x = jnp.array([[1.0, 2.0, 3.0], [0.5, 0.0, 1.0]])
+    rows = loss(x, jnp.array([2, bad]), reduction="none", **options)
+    assert np.isfinite(rows[0])
+    assert np.isnan(rows[1])
+    _, grad = value_and_grad(loss, x, jnp.array([2, bad]), **options)
+    assert np.isfinite(grad[0]).all()
+    assert np.isnan(grad[1]).all()
+
+
+def test_multilabel_margin_reads_up_to_the_first_minus_one():
+    x = jnp.array([[0.1, 0.2, 0.4, 0.8]])
+    expected = jaxloss.multilabel_margin_loss(x, jnp.array([[3, 0, -1, -1]]))
+    assert jaxloss.multilabel_margin_loss(x, jnp.array([[3, 0, -1, 99]])) == expected
+    for bad in (4, -2, 99):
+        value, grad = value_and_grad(jaxloss.multilabel_margin_loss, x, jnp.array([[3, bad, -1, 0]]))
+        assert np.isnan(value)
+        assert np.isnan(grad).all()
+    assert jaxloss.multilabel_margin_loss(x, jnp.full((1, 4), -1)) == 0
+
+
+GAMMAS = [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("logit", [0.0, 1.0, 15.0, 50.0, 100.0, 1e4])
+def test_focal_of_a_confident_prediction(gamma, logit):
+    def binary(x, gamma):
+        return jaxloss.sigmoid_focal_loss(x, jnp.asarray(1.0), gamma=gamma)
+
+    def soft(x, gamma):
+        return jaxloss.softmax_focal_loss(jnp.stack([x, x * 0]), jnp.array([1.0, 0.0]), gamma=gamma)
+
+    def index(x, gamma):
+        return jaxloss.softmax_focal_loss(jnp.stack([x, x * 0]), jnp.array(0), gamma=gamma)
+
+    for loss in (binary, soft, index):
+        for x in (logit, -logit):
+            x = jnp.asarray(x)
+            with jax.debug_nans(True):
+                first = jax.grad(loss, (0, 1))(x, gamma)
+                second = jax.hessian(loss, (0, 1))(x, gamma)
+            chex.assert_tree_all_finite((first, second))
+    assert index(jnp.asarray(1e4), gamma) == 0
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_focal_with_gamma_zero_is_cross_entropy(traced):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)) * 30)
+    y = jnp.array([0, 1, -100, 3, 2, 1])
+    gamma = jnp.asarray(0.0) if traced else 0
+    focal = value_and_grad(jaxloss.softmax_focal_loss, x, y, gamma=gamma)
+    chex.assert_trees_all_close(focal, value_and_grad(jaxloss.cross_entropy, x, y), rtol=1e-12, atol=1e-15)
+    t = (x > 0).astype(float)
+    focal = value_and_grad(jaxloss.sigmoid_focal_loss, x, t, gamma=gamma, alpha=None)
+    binary = value_and_grad(jaxloss.binary_cross_entropy_with_logits, x, t)
+    chex.assert_trees_all_close(focal, binary, rtol=1e-12, atol=1e-15)
+
+
+def test_focal_with_one_class_and_with_a_forbidden_class():
+    value, grad = value_and_grad(jaxloss.softmax_focal_loss, jnp.array([[3.0]]), jnp.array([0]))
+    assert (value, grad[0, 0]) == (0, 0)
+    x = jnp.array([[1.0, -INF, 2.0]])
+    for target in (jnp.array([0]), jnp.array([[0.7, 0.0, 0.3]])):
+        value, grad = value_and_grad(jaxloss.softmax_focal_loss, x, target)
+        assert np.isfinite(value)
+        chex.assert_tree_all_finite(grad)
+
+
+def test_sigmoid_focal_at_infinity():
+    for x, t, value in ((INF, 1.0, 0), (-INF, 0.0, 0), (INF, 0.0, INF), (-INF, 1.0, INF)):
+        got, grads = value_and_grad(jaxloss.sigmoid_focal_loss, jnp.asarray(x), jnp.asarray(t))
+        assert got == value
+        assert np.isfinite(grads)
+
+
+def test_the_documents_focal():
+    # D1 to D3: alpha (1 - pt)^gamma ce with pt = exp(-ce).
+    x, y = jnp.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]), jnp.array([2, 0])
+    ce = jaxloss.cross_entropy(x, y, reduction="none")
+    expected = 0.25 * (1 - jnp.exp(-ce)) ** 2 * ce
+    for reduction, by_hand in (("none", expected), ("sum", expected.sum()), ("mean", expected.mean())):
+        got = jaxloss.softmax_focal_loss(x, y, alpha=0.25, gamma=2, reduction=reduction)
+        chex.assert_trees_all_close(got, by_hand, rtol=1e-12)
+
+
+def test_optax_agrees_on_sigmoid_focal():
+    import optax
+
+    rng = np.random.default_rng(0)
+    x, t = jnp.asarray(rng.normal(size=(5, 3)) * 4), jnp.asarray(rng.uniform(size=(5, 3)).round())
+    chex.assert_trees_all_close(
+        jaxloss.sigmoid_focal_loss(x, t, alpha=0.3, gamma=1.5, reduction="none"),
+        optax.losses.sigmoid_focal_loss(x, t, alpha=0.3, gamma=1.5),
+        rtol=1e-10,
+    )
+
+
+def test_the_documents_margins_and_distances():
+    pairs = jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[1.0, 1.0], [2.0, 2.0]])
+    np.testing.assert_allclose(jaxloss.pairwise_distance(*pairs), [1.414214, 1.414214], rtol=2e-6)  # D3-pd
+    x1, x2, y = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.5, 2.5, 2.0]), jnp.array([1, -1, 1])
+    np.testing.assert_allclose(jaxloss.margin_ranking_loss(x1, x2, y, margin=1), 0.333333, rtol=2e-6)  # D3-rank
+
+
+def test_optax_is_wrong_about_triplets_with_p_1():
+    # It takes no absolute value: 0.8 where the distances say 1.2.
+    a, p, n = jnp.array([[0.0, 0.0]]), jnp.array([[0.3, 0.9]]), jnp.array([[1.0, 0.0]])
+    np.testing.assert_allclose(jaxloss.triplet_margin_loss(a, p, n, p=1, eps=0), 1.2, rtol=1e-12)
+
+
+def test_a_masked_triplet_does_not_reach_the_distance_function():
+    # The distance of equal points has no derivative here; a masked triplet must not spoil the parameters.
+    def distance(scale):
+        return lambda x, y: jnp.sqrt(jnp.sum((scale * (x - y)) ** 2, -1))
+
+    a, p, n = jnp.array([[0.0], [jnp.nan]]), jnp.array([[1.0], [0.0]]), jnp.array([[0.5], [0.0]])
+
+    def loss(scale):
+        return jaxloss.triplet_margin_with_distance_loss(
+            a, p, n, distance_function=distance(scale), where=jnp.array([True, False])
+        )
+
+    np.testing.assert_allclose(jax.grad(loss)(1.0), 0.5, rtol=1e-12)
