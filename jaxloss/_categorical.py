@@ -179,8 +179,9 @@ def _rows_bwd(axis: int, residuals: Residuals, g: Array) -> tuple[Array | None, 
     x, target, scale, keep, uniform, log_total = residuals
     z, _ = shift(_check.masked(x, keep), axis)
     a, total = _coefficients(axis, z, target, scale, uniform)
-    # p - 1 is formed in float32 or better, before it is rounded to the dtype of x.
-    dx = _check.masked(g * (total * jnp.exp(z - log_total) - a), keep).astype(x.dtype)
+    # p - 1 is formed in float32 or better, before it is rounded to the dtype of x. A row that does not count has
+    # g = 0 and finite z.
+    dx = (g * (total * jnp.exp(z - log_total) - a)).astype(x.dtype)
     _, pull = jax.vjp(partial(_cost, axis, z, log_total), target, scale, uniform)
     dtarget, dscale, duniform = pull(g)
     return dx, dtarget, dscale, None, duniform

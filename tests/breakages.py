@@ -45,8 +45,8 @@ BREAKAGES = [
     ),
     (
         "_categorical.py",
-        "smoothing / x.shape[axis] * per_class",
-        "smoothing / (x.shape[axis] - 1) * per_class",
+        "smoothing / x.shape[axis] * spread",
+        "smoothing / (x.shape[axis] - 1) * spread",
         "ce or cross",
     ),
     (
