@@ -60,7 +60,11 @@ def binary_cross_entropy(
 
 
 def _log_and_complement(p: Array) -> tuple[Array, Array]:
-    return jnp.maximum(jnp.log(p), -100), jnp.maximum(jnp.log1p(-p), -100)
+    """log p and log(1 - p), held at -100, with finite derivatives where they are."""
+    held, held_other = p == 0, p == 1
+    log_p = jnp.maximum(jnp.log(jnp.where(held, 1, p)), -100)
+    log_q = jnp.maximum(jnp.log1p(-jnp.where(held_other, 0, p)), -100)
+    return jnp.where(held, -100, log_p), jnp.where(held_other, -100, log_q)
 
 
 @jax.custom_jvp
@@ -74,7 +78,8 @@ def _binary_cross_entropy_jvp(primals: tuple[Array, Array], tangents: tuple[Arra
     # dℓ = (p - t) / (p (1 - p)) dp + (log(1 - p) - log p) dt. The floor keeps p = t = 0 or 1 at 0 and not 0/0.
     (p, t), (dp, dt) = primals, tangents
     log_p, log_q = _log_and_complement(p)
-    slope = (p - t) / jnp.maximum(p * (1 - p), TORCH_EPSILON)
+    outside = jnp.where((p < 0) | (p > 1), jnp.nan, 1)
+    slope = (p - t) / jnp.maximum(p * (1 - p), TORCH_EPSILON) * outside
     return _binary_cross_entropy(p, t), slope * dp + (log_q - log_p) * dt
 
 
@@ -137,5 +142,5 @@ def binary_cross_entropy_with_logits(
 
 def _weighted(name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str) -> Reduced:
     if weight is not None:
-        loss = _check.spread(name, "weight", weight, loss, keep) * loss
+        loss = times(_check.spread(name, "weight", weight, loss, keep), loss)
     return reduce(name, loss, reduction, keep)

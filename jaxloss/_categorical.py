@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from . import _check, _labels
-from ._numerics import log_sum, one_hot, pick, shift, times, upcast, xlogy
-from ._reduce import mean, reduce
+from ._numerics import at_least_float32, log_sum, log_sum_around, one_hot, pick, shift, times, upcast, xlogy
+from ._reduce import REDUCTIONS, mean, reduce
 from ._types import Array, ArrayLike, BatchReduction, Implementation, Number, Reduced, Reduction
 
 
@@ -86,7 +86,7 @@ def cross_entropy(
     rows = _rows_autodiff if implementation == "autodiff" else _rows_custom
 
     soft = _labels.probabilities(name, target, x, axis, ignore_index)
-    dtype = upcast(x).dtype if soft is None else jnp.promote_types(upcast(x).dtype, soft.dtype)
+    dtype = at_least_float32(x.dtype, *([] if soft is None else [soft.dtype]))
     smoothing = _check.number(name, "label_smoothing", label_smoothing, dtype, low=0, high=1)
     w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], dtype)
     # Python's 0.0 drops the smoothing term; a traced number cannot know that it is 0.
@@ -106,7 +106,7 @@ def cross_entropy(
     mask = _check.mask(name, where, _check.without(axis, x.shape))
     row_mask = None if mask is None else jnp.expand_dims(mask, axis)
     scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _labels.along(axis, x, w))
-    x = x if upcast(x).dtype == dtype else x.astype(dtype)
+    x = x if at_least_float32(x.dtype) == dtype else x.astype(dtype)
     loss = rows(axis, x, _check.masked(soft, row_mask), scale, row_mask, uniform)
     return reduce(name, jnp.squeeze(loss, axis), reduction, mask)
 
@@ -135,23 +135,16 @@ def _mixed(target: Array, scale: Array, uniform: Array | None) -> Array:
     return scale * target if uniform is None else scale * target + uniform
 
 
-def _coefficients(axis: int, z: Array, target: Array, scale: Array, uniform: Array | None) -> tuple[Array, Array]:
-    """The coefficients a and their sum A."""
-    if jnp.issubdtype(target.dtype, jnp.integer):
-        a, total = jnp.where(one_hot(target, z, axis), scale, 0), scale
-        if uniform is None:
-            return a, total
-        return a + uniform, total + jnp.sum(uniform, axis, keepdims=True)
-    a = _mixed(target, scale, uniform)
-    return a, jnp.sum(a, axis, keepdims=True)
-
-
 def _rows_autodiff(
     axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None
 ) -> Array:
     """The loss of each row, `axis` kept, in plain operations; 0 or finite in rows that `keep` leaves out."""
     z, _ = shift(_check.masked(x, keep), axis)
-    return _cost(axis, z, log_sum(z, axis), target, scale, uniform)
+    return _cost(axis, z, _log_total(axis, z, target), target, scale, uniform)
+
+
+def _log_total(axis: int, z: Array, target: Array) -> Array:
+    return log_sum_around(z, target, axis) if jnp.issubdtype(target.dtype, jnp.integer) else log_sum(z, axis)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -160,7 +153,7 @@ def _rows(axis: int, x: Array, target: Array, scale: Array, keep: Array | None, 
 
 
 def _rows_custom(axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None) -> Array:
-    with _check.forward_mode_hint("cross_entropy"):
+    with _check.forward_mode_hint("cross_entropy", "pass implementation='autodiff'"):
         return _rows(axis, x, target, scale, keep, uniform)
 
 
@@ -171,17 +164,25 @@ def _rows_fwd(
     axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None
 ) -> tuple[Array, Residuals]:
     z, _ = shift(_check.masked(x, keep), axis)
-    log_total = log_sum(z, axis)
+    log_total = _log_total(axis, z, target)
     return _cost(axis, z, log_total, target, scale, uniform), (x, target, scale, keep, uniform, log_total)
 
 
 def _rows_bwd(axis: int, residuals: Residuals, g: Array) -> tuple[Array | None, ...]:
     x, target, scale, keep, uniform, log_total = residuals
     z, _ = shift(_check.masked(x, keep), axis)
-    a, total = _coefficients(axis, z, target, scale, uniform)
-    # p - 1 is formed in float32 or better, before it is rounded to the dtype of x. A row that does not count has
-    # g = 0 and finite z.
-    dx = (g * (total * jnp.exp(z - log_total) - a)).astype(x.dtype)
+    # All in float32 or better, before it is rounded to the dtype of x. A row that does not count has g = 0 and
+    # finite z.
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        shared = 0 if uniform is None else jnp.sum(uniform, axis, keepdims=True)
+        at_others = (scale + shared) * jnp.exp(z - log_total) - (0 if uniform is None else uniform)
+        # At the target A p - scale - uniform = A (p - 1) + Σ uniform - uniform, which rounds no p to 1.
+        at_target = (scale + shared) * jnp.expm1(pick(z, target, axis) - log_total) + shared
+        dx = jnp.where(one_hot(target, z, axis), at_target - (0 if uniform is None else uniform), at_others)
+    else:
+        a = _mixed(target, scale, uniform)
+        dx = jnp.sum(a, axis, keepdims=True) * jnp.exp(z - log_total) - a
+    dx = (g * dx).astype(x.dtype)
     _, pull = jax.vjp(partial(_cost, axis, z, log_total), target, scale, uniform)
     dtarget, dscale, duniform = pull(g)
     return dx, dtarget, dscale, None, duniform
@@ -243,11 +244,11 @@ def nll_loss(
     x = _check.floating(name, "input", input)
     axis = _labels.class_axis(name, axis, x)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
-    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], upcast(x).dtype)
+    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], at_least_float32(x.dtype))
     index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
-    share = _labels.of_target(w, index, upcast(x).dtype)
+    share = _labels.of_target(w, index, at_least_float32(x.dtype))
     log_p = upcast(jnp.squeeze(pick(x, jnp.expand_dims(index, axis), axis), axis))
-    loss = times(_labels.spoiled(share, index), -_check.masked(log_p, keep))
+    loss = times(_labels.spoiled(share, index), -log_p)
     return reduce(name, loss, reduction, keep, share)
 
 
@@ -351,9 +352,10 @@ def kl_div(
     name = "kl_div"
     x, t, keep = _check.pair(name, input, target, where)
     _check.flag(name, "log_target", log_target)
+    _check.choice(name, "reduction", reduction, (*REDUCTIONS, "batchmean"))
     if log_target:
-        absent = t == -jnp.inf
-        loss = jnp.exp(t) * (jnp.where(absent, 0, t) - jnp.where(absent, 0, x))
+        absent = (t == -jnp.inf) & (x == -jnp.inf)
+        loss = times(jnp.exp(t), jnp.where(absent, 0, t) - jnp.where(absent, 0, x))
     else:
         loss = xlogy(t, t) - times(t, x)
     if reduction != "batchmean":

@@ -7,17 +7,19 @@ there is a usual one. TypeError is for a dtype, ValueError for a shape or the va
 import math
 import numbers
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._numerics import at_least_float32
 from ._types import Array, ArrayLike, Number
 
 Shape: TypeAlias = tuple[int, ...]
+HostArray: TypeAlias = np.ndarray[Any, Any]
 
 
 def array(name: str, argument: str, value: ArrayLike) -> Array:
@@ -26,15 +28,23 @@ def array(name: str, argument: str, value: ArrayLike) -> Array:
         return jnp.asarray(value)
     except jax.errors.JAXTypeError:  # a tracer where none may be: JAX's own message explains it best
         raise
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(f"{name}: `{argument}` must be an array; {error}") from error
 
 
-def floating(name: str, argument: str, value: ArrayLike, *, integers: bool = False) -> Array:
-    """A floating-point array in its own dtype; integers become float32 where `integers` allows them."""
+def on_host(value: ArrayLike) -> HostArray | None:
+    """NumPy's view of what is no JAX array, or None. JAX would narrow 64-bit integers when x64 is off."""
+    if isinstance(value, jax.Array):
+        return None
+    try:
+        return np.asarray(value)
+    except Exception:  # a list with tracers or ragged rows, a tensor on another device: JAX will say what is wrong
+        return None
+
+
+def floating(name: str, argument: str, value: ArrayLike) -> Array:
+    """A floating-point array in its own dtype."""
     x = array(name, argument, value)
-    if integers and jnp.issubdtype(x.dtype, jnp.integer):
-        return x.astype(jnp.float32)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{name}: `{argument}` must be floating point, got {x.dtype} of shape {x.shape}; "
@@ -51,7 +61,7 @@ def same_shape(name: str, **arrays: Array) -> None:
             continue
         remedy = "nothing is broadcast: reshape or broadcast one of them yourself"
         if without_ones(x.shape) == without_ones(y.shape):
-            remedy = "remove or add the axis of size 1, for example with `jnp.squeeze(x, -1)` or `x[:, None]`"
+            remedy = "remove or add the axis of size 1, with `jnp.squeeze` or `jnp.expand_dims`"
         raise ValueError(
             f"{name}: `{first}` and `{argument}` must have the same shape, got {x.shape} and {y.shape}; {remedy}."
         )
@@ -63,19 +73,32 @@ def without_ones(shape: Shape) -> Shape:
 
 def promoted(name: str, integers: Sequence[str] = (), **values: ArrayLike) -> list[Array]:
     """Arrays in one dtype of at least float32; those named in `integers` may come as integers."""
-    arrays = [floating(name, key, value, integers=key in integers) for key, value in values.items()]
-    dtype = jnp.result_type(jnp.float32, *(x.dtype for x in arrays))
+    arrays, dtype = _converted(name, integers, values)
     return [x.astype(dtype) for x in arrays]
+
+
+def _converted(name: str, integers: Sequence[str], values: Mapping[str, ArrayLike]) -> tuple[list[Array], jnp.dtype]:
+    """Arrays in their own dtypes, integers as the dtype that all of them will have, and that dtype."""
+    whole = {key: as_integers(values[key]) for key in integers}
+    floats = {key: floating(name, key, value) for key, value in values.items() if whole.get(key) is None}
+    dtype = at_least_float32(*(x.dtype for x in floats.values()))
+    return [floats[key] if key in floats else jnp.asarray(whole[key], dtype) for key in values], dtype
+
+
+def as_integers(value: ArrayLike) -> Array | HostArray | None:
+    """`value` if it is an array of integers, in NumPy if it came from there, or else None."""
+    x = value if isinstance(value, jax.Array) else on_host(value)
+    return x if x is not None and jnp.issubdtype(x.dtype, jnp.integer) else None
 
 
 def alike(
     name: str, where: ArrayLike | None, *, integers: Sequence[str] = (), **values: ArrayLike
 ) -> tuple[list[Array], Array | None]:
     """Arrays of one shape in one dtype of at least float32, zero where masked, and the mask."""
-    arrays = promoted(name, integers, **values)
+    arrays, dtype = _converted(name, integers, values)
     same_shape(name, **dict(zip(values, arrays, strict=True)))
     keep = mask(name, where, arrays[0].shape)
-    return [masked(x, keep) for x in arrays], keep
+    return [masked(x, keep).astype(dtype) for x in arrays], keep
 
 
 def pair(
@@ -96,7 +119,7 @@ def rows(
     name: str, axis: int, where: ArrayLike | None, *, integers: Sequence[str] = (), **values: ArrayLike
 ) -> tuple[list[Array], Array | None, int]:
     """Arrays of one shape whose loss has no `axis`: with the mask, and `axis` counted from the front."""
-    arrays = promoted(name, integers, **values)
+    arrays, dtype = _converted(name, integers, values)
     same_shape(name, **dict(zip(values, arrays, strict=True)))
     first = next(iter(values))
     if arrays[0].ndim == 0:
@@ -104,7 +127,7 @@ def rows(
     axis = one_axis(name, axis, arrays[0])
     keep = mask(name, where, without(axis, arrays[0].shape))
     spread_out = None if keep is None else jnp.expand_dims(keep, axis)
-    return [masked(x, spread_out) for x in arrays], keep, axis
+    return [masked(x, spread_out).astype(dtype) for x in arrays], keep, axis
 
 
 def mask(name: str, where: ArrayLike | None, shape: Shape) -> Array | None:
@@ -137,8 +160,8 @@ def masked(x: Array, keep: Array | None, harmless: float = 0) -> Array:
 
 
 def weight(name: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
-    """A weight for each entry, of exactly the shape and dtype of `like`; zero where masked."""
-    w = real(name, "weight", value).astype(like.dtype)
+    """A weight for each entry, of exactly the shape of `like` and at least its dtype; zero where masked."""
+    w = at_least(real(name, "weight", value), like.dtype)
     if w.shape != like.shape:
         raise ValueError(f"{name}: `weight` must have the shape of `input`, got {w.shape} and {like.shape}.")
     return masked(w, keep)
@@ -154,9 +177,14 @@ def broadcast_together(name: str, **arrays: Array) -> list[Array]:
 
 
 def spread(name: str, argument: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
-    """A weight that broadcasts to the shape of `like`, in its dtype; zero where masked."""
-    w = real(name, argument, value).astype(like.dtype)
+    """A weight that broadcasts to the shape of `like`, in at least its dtype; zero where masked."""
+    w = at_least(real(name, argument, value), like.dtype)
     return masked(broadcast(name, argument, w, like.shape), keep)
+
+
+def at_least(x: Array, dtype: jnp.dtype) -> Array:
+    """`x` in `dtype`, or in its own if that is wider."""
+    return x.astype(jnp.promote_types(x.dtype, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else dtype)
 
 
 def real(name: str, argument: str, value: ArrayLike) -> Array:
@@ -179,7 +207,11 @@ def number(
     below: bool = False,
 ) -> Number:
     """A float or a 0-d array. Only a Python number is held against its range; a traced one is not known yet."""
+    if value is None:
+        raise TypeError(f"{name}: `{argument}` must be a number, got None.")
     if isinstance(value, numbers.Real):
+        if math.isnan(value):
+            raise ValueError(f"{name}: `{argument}` must be a number, got nan.")
         if not (low <= value <= high) or (above and value == low) or (below and value == high):
             least = f"greater than {low:g}" if above else f"at least {low:g}"
             most = "" if high == math.inf else f" and less than {high:g}" if below else f" and at most {high:g}"
@@ -230,11 +262,11 @@ def without(axis: int, shape: Shape) -> Shape:
 
 
 @contextmanager
-def forward_mode_hint(name: str) -> Iterator[None]:
-    """Lead a user whom JAX tells that a custom_vjp refuses forward mode to the implementation that allows it."""
+def forward_mode_hint(name: str, remedy: str) -> Iterator[None]:
+    """Lead a user whom JAX tells that a custom_vjp refuses forward mode to what allows it."""
     try:
         yield
     except TypeError as error:
         if "custom_vjp" in str(error):
-            error.add_note(f"{name}: pass implementation='autodiff' to differentiate in forward mode.")
+            error.add_note(f"{name}: to differentiate in forward mode, {remedy}.")
         raise

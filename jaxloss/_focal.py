@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from . import _check, _labels
-from ._numerics import log_sum, one_hot, pick, shift, softplus_pair, times, upcast
+from ._numerics import at_least_float32, log_sum, one_hot, pick, shift, softplus_pair, times
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -76,7 +76,7 @@ def softmax_focal_loss(
     axis = _labels.class_axis(name, axis, x)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
     soft = _labels.probabilities(name, target, x, axis, ignore_index)
-    dtype = upcast(x).dtype if soft is None else jnp.promote_types(upcast(x).dtype, soft.dtype)
+    dtype = at_least_float32(x.dtype, *([] if soft is None else [soft.dtype]))
     gamma = _check.number(name, "gamma", gamma, dtype, low=0)
     a = _check.real(name, "alpha", alpha).astype(dtype)
     if a.ndim:

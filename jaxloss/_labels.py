@@ -1,14 +1,10 @@
 """Class indices and class probabilities: the axis they live on, what they may be, and which rows count."""
 
-from typing import Any, TypeAlias
-
 import jax.numpy as jnp
 import numpy as np
 
 from . import _check
 from ._types import Array, ArrayLike
-
-HostArray: TypeAlias = np.ndarray[Any, Any]
 
 
 def class_axis(name: str, axis: int | None, x: Array) -> int:
@@ -21,18 +17,19 @@ def class_axis(name: str, axis: int | None, x: Array) -> int:
     return axis
 
 
-def indices(name: str, argument: str, value: ArrayLike) -> Array | HostArray:
-    """An array of integers. NumPy arrays stay in NumPy: converting int64 without x64 would wrap 2**32 + 1 to 1."""
-    t = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _check.array(name, argument, value)
+def indices(name: str, argument: str, value: ArrayLike) -> Array | _check.HostArray:
+    """An array of integers. What is not JAX's stays in NumPy: int64 without x64 would wrap 2**32 + 1 to class 1."""
+    host = _check.on_host(value)
+    t = _check.array(name, argument, value) if host is None or host.dtype == object else host
     if not jnp.issubdtype(t.dtype, jnp.integer):
         raise TypeError(
             f"{name}: class indices must be integers, got a `{argument}` of {t.dtype} and shape {t.shape}; "
-            f"convert it with `.astype(jnp.int32)`."
+            f"convert it with `.astype(jnp.int32)`, or a one-hot array with `jnp.argmax`."
         )
     return t.astype(np.int32) if t.dtype.itemsize < 4 else t
 
 
-def narrowed(t: Array | HostArray, num_classes: int) -> Array:
+def narrowed(t: Array | _check.HostArray, num_classes: int) -> Array:
     """Indices as int32: -1 stays, anything else outside [0, num_classes) becomes `num_classes`."""
     xp = np if isinstance(t, np.ndarray) else jnp
     known = (t >= 0) & (t < num_classes)
@@ -52,7 +49,7 @@ def rows(
     """One int32 class index for each row of `input`, and which rows count.
 
     An index outside [0, C) becomes -1, which stands for "no right answer": the last class is never meant. It is
-    compared in its own dtype, before anything is narrowed. Where a row does not count, the index is 0.
+    compared in its own dtype, before anything is narrowed. Where a row does not count, the index is C: no class.
     """
     t = indices(name, "target", target)
     _check_row_shape(name, t.shape, input, axis)
@@ -61,8 +58,9 @@ def rows(
     counts = jnp.asarray(t != ignore_index) if ignorable else jnp.ones(t.shape, bool)
     unmasked = _check.mask(name, where, t.shape)
     keep = counts if unmasked is None else counts & unmasked
-    index = narrowed(t, input.shape[axis])
-    return jnp.where(keep, jnp.where(index == input.shape[axis], -1, index), 0), keep
+    classes = input.shape[axis]
+    index = narrowed(t, classes)
+    return jnp.where(keep, jnp.where(index == classes, -1, index), classes), keep
 
 
 def _check_row_shape(name: str, shape: _check.Shape, input: Array, axis: int) -> None:
@@ -74,8 +72,9 @@ def _check_row_shape(name: str, shape: _check.Shape, input: Array, axis: int) ->
         remedy = f"; if the target is one-hot, pass `jnp.argmax(target, {axis})`"
     elif shape == input.shape[:-1]:
         remedy = "; if the classes are on the last axis, pass `axis=-1`"
-    elif shape and shape[-1] == 1 and shape[:-1] == expected:
-        remedy = "; remove the last axis with `jnp.squeeze(target, -1)`"
+    elif _check.without_ones(shape) == _check.without_ones(expected):
+        place = next(i for i in range(-1, -len(shape) - 1, -1) if shape[i] == 1) if 1 in shape else None
+        remedy = "" if place is None else f"; remove the axis of size 1 with `jnp.squeeze(target, {place})`"
     raise ValueError(
         f"{name}: `target` must have one class index for each row, shape {expected}, got {shape} "
         f"for an input of shape {input.shape} with classes on axis {axis}{remedy}."
@@ -84,6 +83,8 @@ def _check_row_shape(name: str, shape: _check.Shape, input: Array, axis: int) ->
 
 def probabilities(name: str, target: ArrayLike, input: Array, axis: int, ignore_index: int) -> Array | None:
     """`target` as class probabilities, or None if it is meant to hold class indices."""
+    if _check.as_integers(target) is not None:
+        return None
     t = _check.array(name, "target", target)
     if not jnp.issubdtype(t.dtype, jnp.floating):
         return None
@@ -107,7 +108,7 @@ def per_class(name: str, value: ArrayLike, num_classes: int, dtype: jnp.dtype, *
     w = _check.real(name, argument, value)
     if w.shape != (num_classes,):
         raise ValueError(f"{name}: `{argument}` must have one entry per class, shape ({num_classes},), got {w.shape}.")
-    return w.astype(dtype)
+    return _check.at_least(w, dtype)
 
 
 def along(axis: int, x: Array, w: Array) -> Array:
@@ -116,8 +117,10 @@ def along(axis: int, x: Array, w: Array) -> Array:
 
 
 def of_target(w: Array | None, index: Array, dtype: jnp.dtype) -> Array:
-    """The weight of each row's class, or 1."""
-    return jnp.ones(index.shape, dtype) if w is None else w[jnp.maximum(index, 0)]
+    """The weight of each row's class, or 1; that of a row that does not count is not read."""
+    if w is None:
+        return jnp.ones(index.shape, dtype)
+    return w.at[jnp.maximum(index, 0)].get(mode="fill", fill_value=0)
 
 
 def spoiled(scale: Array, index: Array) -> Array:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from . import _check, _labels
-from ._numerics import one_hot, pick, positive_part, softplus_pair, times, upcast
+from ._numerics import at_least_float32, one_hot, pick, positive_part, softplus_pair, times, upcast
 from ._reduce import reduce
 from ._types import ArrayLike, Number, Reduced, Reduction
 
@@ -251,8 +251,8 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise ValueError(f"{name}: `p` must be 1 or 2, got {p!r}.")
     index, keep = _labels.rows(name, target, x, axis, where)
-    margin = _check.number(name, "margin", margin, upcast(x).dtype)
-    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], upcast(x).dtype)
+    margin = _check.number(name, "margin", margin, at_least_float32(x.dtype))
+    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], at_least_float32(x.dtype))
 
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
     x = upcast(_check.masked(x, counted))

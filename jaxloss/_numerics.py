@@ -19,9 +19,14 @@ from ._types import Array, Number
 TORCH_EPSILON = 9.999999960041972e-13
 
 
+def at_least_float32(*dtypes: jnp.dtype) -> jnp.dtype:
+    """The widest of some floating-point dtypes, and float32 for those below 16 bits, which JAX does not promote."""
+    return jnp.result_type(jnp.float32, *(d for d in dtypes if d.itemsize > 1))
+
+
 def upcast(x: Array) -> Array:
     """`x` in at least float32."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(at_least_float32(x.dtype))
 
 
 def absolute(x: Array) -> Array:
@@ -44,6 +49,19 @@ def positive_part(x: Array) -> Array:
 def times(a: Array, b: Array) -> Array:
     """a·b with 0·inf = 0, in the value and in both derivatives."""
     return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
+
+
+@jax.custom_jvp
+def divide(a: Array, b: Array) -> Array:
+    """a / b, whose derivative divides twice by b where JAX's forms b⁻², which over- and underflows long before."""
+    return a / b
+
+
+@divide.defjvp
+def _divide_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (a, b), (da, db) = primals, tangents
+    quotient = divide(a, b)
+    return quotient, divide(da - quotient * db, b)
 
 
 def xlogy(x: Array, y: Array) -> Array:
@@ -106,9 +124,10 @@ def pick(x: Array, index: Array, axis: int) -> Array:
     """`x` at one `index` per row along `axis`, which stays with size 1.
 
     An index of -1 marks a row that has no right answer: the value is a placeholder, which the caller multiplies
-    by NaN, and the derivative goes to every class, so that the whole row becomes NaN.
+    by NaN, and the derivative goes to every class, so that the whole row becomes NaN. An index beyond the last class
+    marks a row that is not read: the value is 0.
     """
-    return jnp.take_along_axis(x, jnp.maximum(index, 0), axis, mode="promise_in_bounds")
+    return jnp.take_along_axis(x, jnp.maximum(index, 0), axis, mode="fill", fill_value=0)
 
 
 @pick.defjvp
@@ -137,9 +156,23 @@ def shift(x: Array, axis: int) -> tuple[Array, Array]:
 
 def log_sum(z: Array, axis: int) -> Array:
     """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
-    total = jnp.sum(jnp.exp(z), axis, keepdims=True)
-    empty = total == 0
-    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)))
+    return _log1p(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)
+
+
+def log_sum_around(z: Array, index: Array, axis: int) -> Array:
+    """`log_sum`, exact also where one class, `index`, has nearly all of the sum.
+
+    That class enters as e^z - 1 and not as a 1 which the others' small terms would be rounded away against: the loss of
+    a confident row and its gradient keep their digits.
+    """
+    others = jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
+    return _log1p(others + jnp.expm1(pick(z, index, axis)))
+
+
+def _log1p(x: Array) -> Array:
+    """log(1 + x) with derivative 0 at -1."""
+    empty = x == -1
+    return jnp.where(empty, -jnp.inf, jnp.log1p(jnp.where(empty, 0, x)))
 
 
 def softmax(z: Array, log_total: Array) -> Array:

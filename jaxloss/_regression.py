@@ -1,13 +1,14 @@
 """Losses between real numbers: l1, mse, smooth_l1, huber, poisson_nll, gaussian_nll."""
 
 import math
+import numbers
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from . import _check
-from ._numerics import absolute, clamp, times, xlogy
+from ._numerics import absolute, clamp, divide, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -105,7 +106,7 @@ def _weighted_mean(name: str, loss: Array, weight: ArrayLike | None, keep: Array
     if weight is None:
         return reduce(name, loss, reduction, keep)
     w = _check.weight(name, weight, loss, keep)
-    return reduce(name, w * loss, reduction, keep, share=w)
+    return reduce(name, times(w, loss), reduction, keep, share=w)
 
 
 def smooth_l1_loss(
@@ -153,10 +154,12 @@ def smooth_l1_loss(
     x, t, keep = _check.pair("smooth_l1_loss", input, target, where, integer_target=True)
     beta = _check.number("smooth_l1_loss", "beta", beta, x.dtype, low=0)
     d = x - t
-    # Both pieces are u·(d - β·u/2), where u, the derivative, is d/β held in [-1, 1]: no branch, no overflow.
-    sharp = jnp.asarray(beta == 0)
-    u = jnp.where(sharp, lax.stop_gradient(jnp.sign(d)), clamp(d / jnp.where(sharp, 1, beta), 1.0))
-    return reduce("smooth_l1_loss", u * (d - beta * u / 2), reduction, keep)
+    # Each piece sees only the errors that are its own, so that no infinity of one reaches the gradient of the other.
+    near = jnp.abs(d) < beta
+    inner = jnp.where(near, d, 0)
+    width = jnp.maximum(jnp.asarray(beta, d.dtype), np.finfo(d.dtype).tiny)
+    loss = jnp.where(near, inner * divide(inner, jnp.broadcast_to(width, d.shape)) / 2, absolute(d) - beta / 2)
+    return reduce("smooth_l1_loss", loss, reduction, keep)
 
 
 def huber_loss(
@@ -211,7 +214,7 @@ def huber_loss(
     slope = clamp(d, delta)  # the derivative; both pieces are slope·(d - slope/2)
     loss = slope * (d - slope / 2)
     if weight is not None:
-        loss = _check.weight("huber_loss", weight, loss, keep) * loss
+        loss = times(_check.weight("huber_loss", weight, loss, keep), loss)
     return reduce("huber_loss", loss, reduction, keep)
 
 
@@ -329,25 +332,27 @@ def gaussian_nll_loss(
     _check.flag(name, "full", full)
     eps = _check.number(name, "eps", eps, x.dtype)
     v = _check.masked(_variance(name, var, x), keep, harmless=1)
+    v = v * jnp.where(v < 0, jnp.nan, 1)  # in the value and in the gradient
     # Straight through: below eps the value is eps, the derivative that of v.
     v = jnp.where(v < eps, eps + (v - lax.stop_gradient(v)), v)
-    loss = 0.5 * (jnp.log(v) + jnp.square(x - t) / v)
+    d = x - t
+    loss = 0.5 * (jnp.log(v) + d * divide(d, v))
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return reduce(name, loss, reduction, keep)
 
 
 def _variance(name: str, var: ArrayLike, x: Array) -> Array:
-    """`var` in the input's shape, NaN where negative."""
-    if isinstance(var, float | int | np.number):
+    """`var` in the input's shape."""
+    if isinstance(var, numbers.Real):
         return jnp.full(x.shape, _check.number(name, "var", float(var), x.dtype, low=0), x.dtype)
-    v = _check.real(name, "var", var).astype(x.dtype)
+    v = _check.at_least(_check.real(name, "var", var), x.dtype)
     if v.shape != x.shape and v.shape == x.shape[:-1]:
         v = v[..., None]
-    one_axis = v.ndim == x.ndim and all(a == b or a == 1 for a, b in zip(v.shape, x.shape, strict=True))
-    if v.ndim and not one_axis:
+    missing = [b for a, b in zip(x.shape, v.shape, strict=False) if a != b]
+    if v.ndim and (v.ndim != x.ndim or missing not in ([], [1])):
         raise ValueError(
             f"{name}: `var` must be a number, or have the input's shape, or that without its last axis or with size 1 "
-            f"on an axis; got {v.shape} for an input of shape {x.shape}."
+            f"on one axis; got {v.shape} for an input of shape {x.shape}."
         )
-    return jnp.broadcast_to(jnp.where(v < 0, jnp.nan, v), x.shape)
+    return jnp.broadcast_to(v, x.shape)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check, _labels
-from ._numerics import log_sum, one_hot, shift, upcast
+from ._numerics import at_least_float32, log_sum, one_hot, shift, upcast
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -291,7 +291,7 @@ def _pixels(
         counts = t.astype(jnp.float32) != ignored
         unmasked = _check.mask(name, where, x.shape)
         keep = counts if unmasked is None else counts & unmasked
-        x, t = upcast(_check.masked(x, keep)), _check.masked(t.astype(upcast(x).dtype), keep)
+        x, t = upcast(_check.masked(x, keep)), _check.masked(t.astype(at_least_float32(x.dtype)), keep)
     keep = jnp.broadcast_to(keep, x.shape)
     if options.mode == "multiclass" and axis is not None:
         z, _ = shift(x, axis)

@@ -34,7 +34,9 @@ def logsumexp(input: ArrayLike, axis: int = -1) -> Array:
         https://pytorch.org/docs/stable/generated/torch.logsumexp.html
     """
     x = _check.floating("logsumexp", "input", input)
-    return _numerics.logsumexp(x, _check.one_axis("logsumexp", axis, x))
+    axis = _check.one_axis("logsumexp", axis, x)
+    with _check.forward_mode_hint("logsumexp", "use jax.nn.logsumexp"):
+        return _numerics.logsumexp(x, axis)
 
 
 def log_softmax(input: ArrayLike, axis: int = -1) -> Array:
@@ -66,4 +68,6 @@ def log_softmax(input: ArrayLike, axis: int = -1) -> Array:
         https://pytorch.org/docs/stable/generated/torch.nn.functional.log_softmax.html
     """
     x = _check.floating("log_softmax", "input", input)
-    return _numerics.log_softmax(x, _check.one_axis("log_softmax", axis, x))
+    axis = _check.one_axis("log_softmax", axis, x)
+    with _check.forward_mode_hint("log_softmax", "use jax.nn.log_softmax"):
+        return _numerics.log_softmax(x, axis)

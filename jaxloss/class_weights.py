@@ -144,7 +144,7 @@ def pos_weight(
     """
     name = "pos_weight"
     if counts is not None and total is not None and labels is None:
-        n = _check.floating(name, "counts", counts, integers=True)
+        n = _check.promoted(name, ("counts",), counts=counts)[0]
         size = jnp.asarray(total, n.dtype)
     elif labels is not None and counts is None and total is None:
         y = _check.array(name, "labels", labels)
@@ -158,7 +158,7 @@ def pos_weight(
 
 def _counts(name: str, counts: ArrayLike | None, labels: ArrayLike | None, num_classes: int | None) -> Array:
     if counts is not None and labels is None and num_classes is None:
-        n = _check.floating(name, "counts", counts, integers=True)
+        n = _check.promoted(name, ("counts",), counts=counts)[0]
         if n.ndim != 1:
             raise ValueError(f"{name}: `counts` must be a vector, one entry for each class, got shape {n.shape}.")
         return n

@@ -39,8 +39,8 @@ BREAKAGES = [
     ),
     (
         "_categorical.py",
-        "jnp.exp(z - log_total) - a), keep)",
-        "jnp.exp(z - log_total) - a), None)",
+        "z, _ = shift(_check.masked(x, keep), axis)\n    a, total",
+        "z, _ = shift(x, axis)\n    a, total",
         "masked or ignored",
     ),
     (
@@ -51,8 +51,8 @@ BREAKAGES = [
     ),
     (
         "_categorical.py",
-        "times(_spoiled(index, keep, share), -_check",
-        "(_spoiled(index, keep, share) * -_check",
+        "times(_labels.spoiled(share, index), -_check",
+        "(_labels.spoiled(share, index) * -_check",
         "nll",
     ),
     ("_categorical.py", "xlogy(t, t) - times(t, x)", "xlogy(t, t) - t * x", "kl"),
@@ -111,7 +111,7 @@ BREAKAGES = [
         "return p, t, keep, axis",
         "masked or ignored",
     ),
-    ("_segmentation.py", "smooth, low=0) / 2", "smooth, low=0)", "dice"),
+    ("_segmentation.py", "low=0) / 2", "low=0)", "dice"),
     ("_segmentation.py", "counts = counts & present", "counts = counts", "class or dice"),
     ("_numerics.py", "return jnp.where(x < 0, 0, x)", "return jnp.where(x <= 0, 0, x)", "clamp"),
     ("_numerics.py", "return jnp.where(zero, 0, power)", "return power", "equal"),

@@ -26,7 +26,7 @@ PAIRS = [
     lambda x, t, **options: jaxloss.gaussian_nll_loss(x, t, 1.0, **options),
 ]
 REFUSALS = {
-    "(N, 1) classes": (ValueError, "remove the last axis", lambda: jaxloss.cross_entropy(X, Y[:, None])),
+    "(N, 1) classes": (ValueError, "remove the axis of size 1", lambda: jaxloss.cross_entropy(X, Y[:, None])),
     "(N, 1) classes, nll": (ValueError, r"shape \(4,\), got \(4, 1\)", lambda: jaxloss.nll_loss(X, Y[:, None])),
     "one-hot integers": (ValueError, "argmax", lambda: jaxloss.cross_entropy(X, jnp.eye(3, dtype=int)[Y])),
     "float classes": (TypeError, "astype", lambda: jaxloss.cross_entropy(X, Y.astype(float))),
@@ -87,6 +87,19 @@ REFUSALS = {
     "delta per entry": (ValueError, "single number", lambda: jaxloss.huber_loss(REAL, REAL, delta=REAL)),
     "a word for a number": (TypeError, "`beta`", lambda: jaxloss.smooth_l1_loss(REAL, REAL, beta="one")),
     "negative variance": (ValueError, "`var`", lambda: jaxloss.gaussian_nll_loss(REAL, REAL, -1.0)),
+    "variance short of two axes": (ValueError, "`var`", lambda: jaxloss.gaussian_nll_loss(X, X, jnp.ones((1, 1)))),
+    "kl": (ValueError, "'batchmean', got 'avg'", lambda: jaxloss.kl_div(REAL, REAL, reduction="avg")),
+    "eps nan": (
+        ValueError,
+        "`eps` must be a number, got nan",
+        lambda: jaxloss.gaussian_nll_loss(REAL, REAL, 1.0, eps=np.nan),
+    ),
+    "smoothing None": (TypeError, "a number, got None", lambda: jaxloss.cross_entropy(X, Y, label_smoothing=None)),
+    "(N, 1, H) classes": (
+        ValueError,
+        r"jnp.squeeze\(target, -2\)",
+        lambda: jaxloss.cross_entropy(jnp.zeros((2, 3, 5)), jnp.zeros((2, 1, 5), int)),
+    ),
     "variance of another shape": (ValueError, "`var`", lambda: jaxloss.gaussian_nll_loss(X, X, jnp.ones(3))),
     "full": (TypeError, "`full`", lambda: jaxloss.gaussian_nll_loss(REAL, REAL, 1.0, full=1)),
     "log_input": (TypeError, "`log_input`", lambda: jaxloss.poisson_nll_loss(REAL, REAL, log_input="no")),
@@ -134,7 +147,7 @@ REFUSALS = {
     ),
     "cosine axis": (ValueError, "`axis` 1 is out of range", lambda: jaxloss.cosine_similarity(REAL, REAL)),
     "multi_margin p": (ValueError, "`p` must be 1 or 2, got 3", lambda: jaxloss.multi_margin_loss(X, Y, p=3)),
-    "multi_margin (N, 1)": (ValueError, "remove the last axis", lambda: jaxloss.multi_margin_loss(X, Y[:, None])),
+    "multi_margin (N, 1)": (ValueError, "remove the axis of size 1", lambda: jaxloss.multi_margin_loss(X, Y[:, None])),
     "multilabel lists per row": (
         ValueError,
         "`target` must have the shape of `input`",
@@ -205,6 +218,9 @@ def test_forward_mode_leads_to_the_implementation_that_has_it():
     with pytest.raises(TypeError, match="custom_vjp") as refusal:
         jax.jvp(lambda x: loss(x, "auto"), (X,), (X,))
     assert "implementation='autodiff'" in refusal.value.__notes__[0]
+    with pytest.raises(TypeError, match="custom_vjp") as refusal:
+        jax.jvp(jaxloss.logsumexp, (X,), (X,))
+    assert "use jax.nn.logsumexp" in refusal.value.__notes__[0]
     value, tangent = jax.jvp(lambda x: loss(x, "autodiff"), (X,), (jnp.eye(4, 3, dtype=X.dtype),))
     assert value == loss(X, "auto")
     expected = jnp.sum(jax.grad(loss)(X, "auto") * jnp.eye(4, 3))

@@ -116,6 +116,29 @@ def test_a_confident_prediction_still_learns():
     np.testing.assert_allclose(grad, [-math.exp(-20), math.exp(-20)], rtol=1e-6)
 
 
+@pytest.mark.without_x64
+@both
+@pytest.mark.parametrize("gap", [15.0, 20.0, 60.0])
+def test_a_confident_row_keeps_its_digits(implementation, gap):
+    # In float32 the sum of exponentials rounds to 1 beyond a gap of 17.
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = jnp.array([gap, 0.0], dtype)
+        value, grad = value_and_grad(jaxloss.cross_entropy, x, 0, implementation=implementation)
+        np.testing.assert_allclose(value, math.log1p(math.exp(-gap)), rtol=1e-6)
+        if implementation == "xla":
+            p = 1 / (1 + math.exp(gap))
+            np.testing.assert_allclose(np.asarray(grad, np.float64), [-p, p], rtol=float(jnp.finfo(dtype).eps) * 4)
+
+
+def test_ties_are_all_the_largest():
+    x = jnp.array([2.0, 2.0, 2.0, 1.0])
+    np.testing.assert_allclose(jaxloss.logsumexp(x), 2 + math.log(3 + math.exp(-1)), rtol=1e-14)
+    p = 1 / (3 + math.exp(-1))
+    for implementation in IMPLEMENTATIONS:
+        _, grad = value_and_grad(jaxloss.cross_entropy, x, 0, implementation=implementation)
+        np.testing.assert_allclose(grad, [p - 1, p, p, p * math.exp(-1)], rtol=1e-14)
+
+
 @both
 @pytest.mark.parametrize("bad", [-1, 3, 10**6, -101])
 def test_an_index_out_of_range_spoils_its_row_and_no_other(implementation, bad):
@@ -151,6 +174,7 @@ def test_int64_labels_without_x64_are_compared_before_they_are_narrowed():
     assert np.isnan(rows[0])
     assert np.isfinite(rows[1])
     assert jaxloss.cross_entropy(x, wide, ignore_index=2**32 + 1, reduction="sum_and_weight")[1] == 1
+    assert np.isnan(jaxloss.cross_entropy(x, wide.tolist(), reduction="none")[0])
 
 
 def test_255_can_be_ignored_in_uint8():
@@ -164,6 +188,14 @@ def test_ignore_index_may_be_a_class_which_stays_in_the_softmax():
     x = jnp.array([[0.0, 1.0], [2.0, 0.0]])
     got = jaxloss.cross_entropy(x, jnp.array([0, 1]), ignore_index=0)
     np.testing.assert_allclose(got, math.log(1 + math.exp(2)), rtol=1e-12)
+
+
+def test_weight_zero_at_an_infinite_loss():
+    weight = jnp.array([0.0, 1.0])
+    assert jaxloss.nll_loss(jnp.array([[-INF, 0.0]]), jnp.array([0]), weight=weight, reduction="sum") == 0
+    x, t = jnp.array([-INF, 1.0]), jnp.array([1.0, 1.0])
+    for loss in (jaxloss.binary_cross_entropy_with_logits, jaxloss.mse_loss, jaxloss.l1_loss, jaxloss.huber_loss):
+        assert np.isfinite(loss(x, t, weight=weight))
 
 
 def test_weights_that_sum_to_zero():
@@ -212,10 +244,18 @@ def test_bce_at_certainty(p, t, value, gradient):
     chex.assert_tree_all_finite(grads)
 
 
-@pytest.mark.parametrize("p", [-0.5, 1.5])
+@pytest.mark.parametrize("p", [-0.5, 1.5, 1 + 1e-7])
 @pytest.mark.parametrize("t", [0.0, 1.0, 0.5])
 def test_bce_outside_its_range_is_nan(p, t):
-    assert np.isnan(jaxloss.binary_cross_entropy(jnp.asarray(p), jnp.asarray(t)))
+    assert np.isnan(value_and_grad(jaxloss.binary_cross_entropy, jnp.asarray(p), jnp.asarray(t))).all()
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+@pytest.mark.parametrize("t", [0.0, 1.0, 0.3])
+def test_bce_at_certainty_has_second_derivatives(p, t):
+    with jax.debug_nans(True):
+        hessian = jax.hessian(jaxloss.binary_cross_entropy, (0, 1))(jnp.asarray(p), jnp.asarray(t))
+    chex.assert_tree_all_finite(hessian)
 
 
 def test_kl_at_target_zero():
@@ -231,6 +271,14 @@ def test_kl_at_target_zero():
         assert grads == (0, 0)
     assert jaxloss.kl_div(jnp.asarray(-INF), jnp.asarray(0.5)) == INF
     assert np.isnan(jaxloss.kl_div(jnp.asarray(-1.0), jnp.asarray(-0.5)))
+
+
+def test_kl_where_the_probability_of_a_log_target_underflows():
+    x, t = jnp.asarray(-INF), jnp.asarray(-1e9)
+    value, grads = value_and_grad(jaxloss.kl_div, x, t, argnums=(0, 1), log_target=True)
+    assert value == 0
+    assert grads == (0, 0)
+    assert np.isnan(jaxloss.kl_div(jnp.asarray(jnp.nan), jnp.asarray(-INF), log_target=True))
 
 
 def test_kl_batchmean_counts_samples():
@@ -265,6 +313,33 @@ def test_smooth_l1_with_beta_zero_is_l1_also_when_traced():
     assert np.isfinite(jax.grad(lambda beta: jaxloss.smooth_l1_loss(x, t, beta=beta))(0.0))
 
 
+@pytest.mark.without_x64
+def test_smooth_l1_at_extreme_beta():
+    x = jnp.array([1.0, 2.0])
+    assert jaxloss.smooth_l1_loss(x, x + 1, beta=INF) == 0
+    for beta in (1e-50, 1e-40, 1e-20):
+        assert jaxloss.smooth_l1_loss(x, x, beta=beta) == 0
+        assert jaxloss.smooth_l1_loss(x, x + 1, beta=beta) == 1
+
+    def of_beta(x, beta):
+        return jax.grad(lambda beta: jaxloss.smooth_l1_loss(x, jnp.zeros(2), beta=beta))(beta)
+
+    np.testing.assert_allclose(of_beta(jnp.array([INF, 3.0]), 1.0), -0.5)
+    np.testing.assert_allclose(of_beta(x, 1e-20), -0.5)
+
+
+@pytest.mark.without_x64
+def test_gaussian_gradient_of_huge_and_tiny_variances():
+    def of_variance(x, v, **options):
+        return jax.grad(lambda v: jaxloss.gaussian_nll_loss(jnp.float32(x), jnp.float32(0), v, **options))(
+            jnp.float32(v)
+        )
+
+    for x, v in ((1.4e10, 1e20), (2e12, 1e24), (1e19, 1e38)):
+        np.testing.assert_allclose(of_variance(x, v), 0.5 / v - 0.5 * (x / v) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(of_variance(0.0, 1e-20, eps=1e-30), 5e19, rtol=1e-5)
+
+
 def test_infinite_error_has_a_bounded_slope():
     x, t = jnp.array([INF, -INF]), jnp.zeros(2)
     for loss in (jaxloss.l1_loss, jaxloss.smooth_l1_loss, jaxloss.huber_loss):
@@ -293,9 +368,10 @@ def test_gaussian_with_a_negative_variance_at_run_time_is_nan():
     rows = jaxloss.gaussian_nll_loss(x, t, v, reduction="none")
     assert np.isfinite(rows[0])
     assert np.isnan(rows[1])
-    _, grad = value_and_grad(jaxloss.gaussian_nll_loss, x, t, v)
-    assert np.isfinite(grad[0])
-    assert np.isnan(grad[1])
+    _, grads = value_and_grad(jaxloss.gaussian_nll_loss, x, t, v, argnums=(0, 1, 2))
+    assert all(np.isfinite(g[0]) and np.isnan(g[1]) for g in grads)
+    with jax.debug_nans(True):
+        jaxloss.gaussian_nll_loss(x, t, v, where=jnp.array([True, False]))
 
 
 def test_poisson_at_zero():
@@ -323,6 +399,33 @@ def test_integer_targets_of_regression():
         jaxloss.poisson_nll_loss,
     ):
         chex.assert_trees_all_close(loss(x, jnp.array([1, 3])), loss(x, jnp.array([1.0, 3.0])))
+    large = np.array([2**24 + 1, 2**40 + 1])
+    assert jaxloss.l1_loss(jnp.asarray(large, float), large) == 0
+
+
+@pytest.mark.without_x64
+def test_int64_regression_targets_without_x64():
+    assert jaxloss.l1_loss(jnp.array([2.0**40]), np.array([2**40])) == 0
+
+
+def test_double_precision_anywhere_gives_double_precision():
+    x, double = jnp.ones(2, jnp.float32), jnp.ones(2)
+    assert jaxloss.mse_loss(x, x, weight=double).dtype == jnp.float64
+    assert jaxloss.binary_cross_entropy_with_logits(x, x, pos_weight=double).dtype == jnp.float64
+    assert jaxloss.cross_entropy(x, 0, weight=double).dtype == jnp.float64
+    tiny = jaxloss.gaussian_nll_loss(x, x, jnp.array([1e-60, 1.0]), eps=1e-70)
+    assert tiny.dtype == jnp.float64
+    assert np.isfinite(tiny)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2], ids=str)
+def test_eight_bits(dtype):
+    x = jnp.array([0.5, 2.0], dtype)
+    for loss in (jaxloss.mse_loss, jaxloss.binary_cross_entropy_with_logits):
+        value, grad = value_and_grad(loss, x, jnp.ones(2))
+        assert value.dtype == jnp.float64
+        assert grad.dtype == dtype
+    assert jaxloss.cross_entropy(x, 0).dtype == jnp.float32
 
 
 @pytest.mark.without_x64

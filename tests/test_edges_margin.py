@@ -167,8 +167,9 @@ def test_focal_with_gamma_zero_is_cross_entropy(traced):
 
 
 def test_focal_with_one_class_and_with_a_forbidden_class():
-    value, grad = value_and_grad(jaxloss.softmax_focal_loss, jnp.array([[3.0]]), jnp.array([0]))
-    assert (value, grad[0, 0]) == (0, 0)
+    for gamma in (0.0, 2.0):
+        value, grad = value_and_grad(jaxloss.softmax_focal_loss, jnp.array([[3.0]]), jnp.array([0]), gamma=gamma)
+        assert (value, grad[0, 0]) == (0, 0)
     x = jnp.array([[1.0, -INF, 2.0]])
     for target in (jnp.array([0]), jnp.array([[0.7, 0.0, 0.3]])):
         value, grad = value_and_grad(jaxloss.softmax_focal_loss, x, target)

@@ -218,7 +218,10 @@ def test_no_nan_is_made_on_the_way(case):
     arrays = case.data()
     keep, _, _ = with_mask(case, arrays)
     loss, moving = split(case, poisoned(case, arrays, keep, np.inf))
+    nans, moving_nans = split(case, jax.tree.map(jnp.asarray, poisoned(case, arrays, keep, np.nan)))
     with jax.debug_nans(True):
+        nans(moving_nans, where=keep)
+        jax.value_and_grad(partial(nans, where=keep))(moving_nans)
         jax.value_and_grad(partial(loss, where=keep))(moving)
         jax.jit(jax.value_and_grad(partial(loss, where=keep)))(moving)
 
@@ -279,7 +282,7 @@ def test_nothing_is_broadcast(case):
     arrays = case.data()
     for name in set(case.rows[1:]) - {"var"}:  # a variance may lack axes
         a = arrays[name]
-        for shape in ((*a.shape, 1), (1, *a.shape), a.shape[:-1]):
+        for shape in ((*a.shape, 1), (1, *a.shape), a.shape[:-1], (*a.shape[:-1], 1)):
             with pytest.raises((ValueError, TypeError), match=f"`{name}`") as refusal:
                 case.loss(**{**arrays, name: np.resize(a, shape)}, **case.options)
             assert str(shape) in str(refusal.value)
