@@ -24,6 +24,8 @@ HostArray: TypeAlias = np.ndarray[Any, Any]
 
 def array(name: str, argument: str, value: ArrayLike) -> Array:
     """`value` as a JAX array: Python numbers, lists and NumPy arrays too."""
+    if isinstance(value, jax.Array):  # untouched: even a conversion that changes nothing would look at its NaN
+        return value
     try:
         return jnp.asarray(value)
     except jax.errors.JAXTypeError:  # a tracer where none may be: JAX's own message explains it best
@@ -161,10 +163,10 @@ def masked(x: Array, keep: Array | None, harmless: float = 0) -> Array:
 
 def weight(name: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
     """A weight for each entry, of exactly the shape of `like` and at least its dtype; zero where masked."""
-    w = at_least(real(name, "weight", value), like.dtype)
+    w = real(name, "weight", value)
     if w.shape != like.shape:
         raise ValueError(f"{name}: `weight` must have the shape of `input`, got {w.shape} and {like.shape}.")
-    return masked(w, keep)
+    return at_least(masked(w, keep), like.dtype)
 
 
 def broadcast_together(name: str, **arrays: Array) -> list[Array]:
@@ -178,8 +180,8 @@ def broadcast_together(name: str, **arrays: Array) -> list[Array]:
 
 def spread(name: str, argument: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
     """A weight that broadcasts to the shape of `like`, in at least its dtype; zero where masked."""
-    w = at_least(real(name, argument, value), like.dtype)
-    return masked(broadcast(name, argument, w, like.shape), keep)
+    w = broadcast(name, argument, real(name, argument, value), like.shape)
+    return at_least(masked(w, keep), like.dtype)
 
 
 def at_least(x: Array, dtype: jnp.dtype) -> Array:

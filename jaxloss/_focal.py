@@ -94,7 +94,7 @@ def softmax_focal_loss(
 
     mask = _check.mask(name, where, _check.without(axis, x.shape))
     rows = None if mask is None else jnp.expand_dims(mask, axis)
-    z, _ = shift(_check.masked(x.astype(dtype), rows), axis)
+    z, _ = shift(_check.masked(x, rows).astype(dtype), axis)
     log_total = log_sum(z, axis)
     # Only the likeliest class can be so likely that 1 - p loses its digits.
     top = one_hot(jnp.argmax(z, axis, keepdims=True), z, axis)

@@ -312,12 +312,12 @@ def multilabel_margin_loss(
     if labels.shape != x.shape:
         raise ValueError(f"{name}: `target` must have the shape of `input`, got {labels.shape} and {x.shape}.")
     keep = _check.mask(name, where, _check.without(axis, x.shape))
-    # Classes last from here on; a masked sample has no label.
-    labels = jnp.moveaxis(_labels.narrowed(labels, x.shape[axis]), axis, -1)
-    x = jnp.moveaxis(x, axis, -1)
-    sample = None if keep is None else keep[..., None]
-    x, labels = upcast(_check.masked(x, sample)), _check.masked(labels, sample, harmless=-1)
+    labels = _labels.narrowed(labels, x.shape[axis])
+    if keep is not None:  # a masked sample has no label
+        sample = jnp.expand_dims(keep, axis)
+        x, labels = _check.masked(x, sample), _check.masked(labels, sample, harmless=-1)
 
+    x, labels = jnp.moveaxis(upcast(x), axis, -1), jnp.moveaxis(labels, axis, -1)
     classes = x.shape[-1]
     listed = jnp.cumprod(labels != -1, axis=-1).astype(bool)  # up to the first -1
     is_label = listed[..., None] & (labels[..., None] == jnp.arange(classes))  # (..., list, class)

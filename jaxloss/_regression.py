@@ -331,7 +331,7 @@ def gaussian_nll_loss(
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     _check.flag(name, "full", full)
     eps = _check.number(name, "eps", eps, x.dtype)
-    v = _check.masked(_variance(name, var, x), keep, harmless=1)
+    v = _variance(name, var, x, keep)
     v = v * jnp.where(v < 0, jnp.nan, 1)  # in the value and in the gradient
     # Straight through: below eps the value is eps, the derivative that of v.
     v = jnp.where(v < eps, eps + (v - lax.stop_gradient(v)), v)
@@ -342,11 +342,11 @@ def gaussian_nll_loss(
     return reduce(name, loss, reduction, keep)
 
 
-def _variance(name: str, var: ArrayLike, x: Array) -> Array:
-    """`var` in the input's shape."""
+def _variance(name: str, var: ArrayLike, x: Array, keep: Array | None) -> Array:
+    """`var` in the input's shape, 1 where masked."""
     if isinstance(var, numbers.Real):
         return jnp.full(x.shape, _check.number(name, "var", float(var), x.dtype, low=0), x.dtype)
-    v = _check.at_least(_check.real(name, "var", var), x.dtype)
+    v = _check.real(name, "var", var)
     if v.shape != x.shape and v.shape == x.shape[:-1]:
         v = v[..., None]
     missing = [b for a, b in zip(x.shape, v.shape, strict=False) if a != b]
@@ -355,4 +355,4 @@ def _variance(name: str, var: ArrayLike, x: Array) -> Array:
             f"{name}: `var` must be a number, or have the input's shape, or that without its last axis or with size 1 "
             f"on one axis; got {v.shape} for an input of shape {x.shape}."
         )
-    return jnp.broadcast_to(v, x.shape)
+    return _check.at_least(_check.masked(jnp.broadcast_to(v, x.shape), keep, harmless=1), x.dtype)
