@@ -166,7 +166,7 @@ def weight(name: str, value: ArrayLike, like: Array, keep: Array | None) -> Arra
     w = real(name, "weight", value)
     if w.shape != like.shape:
         raise ValueError(f"{name}: `weight` must have the shape of `input`, got {w.shape} and {like.shape}.")
-    return at_least(masked(w, keep), like.dtype)
+    return masked(w, keep).astype(at_least(w, like.dtype))
 
 
 def broadcast_together(name: str, **arrays: Array) -> list[Array]:
@@ -180,13 +180,13 @@ def broadcast_together(name: str, **arrays: Array) -> list[Array]:
 
 def spread(name: str, argument: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
     """A weight that broadcasts to the shape of `like`, in at least its dtype; zero where masked."""
-    w = broadcast(name, argument, real(name, argument, value), like.shape)
-    return at_least(masked(w, keep), like.dtype)
+    w = real(name, argument, value)
+    return masked(broadcast(name, argument, w, like.shape), keep).astype(at_least(w, like.dtype))
 
 
-def at_least(x: Array, dtype: jnp.dtype) -> Array:
-    """`x` in `dtype`, or in its own if that is wider."""
-    return x.astype(jnp.promote_types(x.dtype, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else dtype)
+def at_least(x: Array, dtype: jnp.dtype) -> jnp.dtype:
+    """`dtype`, or that of `x` if it is wider; a Python number is never wider."""
+    return jnp.result_type(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else dtype
 
 
 def real(name: str, argument: str, value: ArrayLike) -> Array:

@@ -108,7 +108,7 @@ def per_class(name: str, value: ArrayLike, num_classes: int, dtype: jnp.dtype, *
     w = _check.real(name, argument, value)
     if w.shape != (num_classes,):
         raise ValueError(f"{name}: `{argument}` must have one entry per class, shape ({num_classes},), got {w.shape}.")
-    return _check.at_least(w, dtype)
+    return w.astype(_check.at_least(w, dtype))
 
 
 def along(axis: int, x: Array, w: Array) -> Array:
