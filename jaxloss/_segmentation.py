@@ -284,7 +284,7 @@ def _pixels(
         index, rows = _labels.rows(name, target, x, axis, where, ignored)
         hit, keep = jnp.expand_dims(index, axis), jnp.expand_dims(rows, axis)
         x = upcast(_check.masked(x, keep))
-        t = (one_hot(hit, x, axis) & keep).astype(x.dtype)
+        t = one_hot(hit, x, axis).astype(x.dtype)  # a masked pixel has no class
         x = jnp.where(hit < 0, jnp.nan, x)  # a class that does not exist spoils its region
     else:
         _check.same_shape(name, input=x, target=t)

@@ -104,7 +104,6 @@ BREAKAGES = [
         "focal",
     ),
     ("_focal.py", "(t * a + (1 - t) * (1 - a)) * loss", "a * loss", "focal"),
-    ("_segmentation.py", "(one_hot(hit, x, axis) & keep)", "one_hot(hit, x, axis)", "masked or ignored"),
     (
         "_segmentation.py",
         "return _check.masked(p, keep), t, keep, axis",
