@@ -6,10 +6,10 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from . import _check, _labels
-from ._numerics import at_least_float32, log_sum, log_sum_around, one_hot, pick, shift, times, upcast, xlogy
+from . import _check, _labels, _rows
+from ._numerics import at_least_float32, pick, times, upcast, xlogy
 from ._reduce import REDUCTIONS, mean, reduce
-from ._types import Array, ArrayLike, BatchReduction, Implementation, Number, Reduced, Reduction
+from ._types import Array, ArrayLike, BatchReduction, Implementation, Number, Reduced, Reduction, RowStatistics
 
 
 def cross_entropy(
@@ -18,6 +18,9 @@ def cross_entropy(
     *,
     ignore_index: int = -100,
     label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
+    logit_softcap: Number | None = None,
+    aux: bool = False,
     implementation: Implementation = "auto",
     weight: ArrayLike | None = None,
     axis: int | None = None,
@@ -30,7 +33,11 @@ def cross_entropy(
     \tilde q = (1 - \epsilon)\, q + \epsilon / C$$
 
     where q is 1 at the class of an index and 0 elsewhere, or the given probabilities, ε is `label_smoothing` and
-    C the number of classes. It applies the softmax itself: pass logits.
+    C the number of classes. It applies the softmax itself: pass logits. Two options of large language models:
+
+    $$x \leftarrow s \tanh(x / s), \qquad \ell \leftarrow \ell + \zeta\, w_y \Big(\log \sum_k e^{x_k}\Big)^2$$
+
+    where s is `logit_softcap`, applied first, and ζ is `z_loss`, with w_y = 1 for probabilities.
 
     Args:
         input: Logits x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
@@ -39,7 +46,14 @@ def cross_entropy(
         ignore_index: Rows with this class index count neither in the sum nor in the mean. It may be any integer.
             With class probabilities it means nothing, and one that is not negative is refused.
         label_smoothing: ε in [0, 1]. A number or a 0-d array, which may be traced.
-        implementation: "auto" and "xla" carry a `jax.custom_vjp` that keeps the logits and one number per row.
+        z_loss: ζ ≥ 0, which keeps the log-sum-exp near 0. A number or a 0-d array.
+        logit_softcap: s > 0, which holds the logits in (-s, s), or None. A number or a 0-d array.
+        aux: Whether to return the pair (loss, statistics), as `jax.value_and_grad(..., has_aux=True)` expects it.
+            The statistics, found in the same reading of the logits and without gradient, are a named tuple of
+            `log_sum_exp`, `correct` (whether the largest logit, of equals the first, is the target's) and `entropy`
+            (of the softmax) for each row, 0 or False where a row does not count, and `z_loss`, the part of the
+            loss that it makes, reduced as the loss is.
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` that keeps the logits and two numbers per row.
             "autodiff" is the same arithmetic without it, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which
             a custom_vjp refuses.
         weight: Weight w of each class, (C,).
@@ -52,13 +66,13 @@ def cross_entropy(
 
     Returns:
         A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
-        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
-        makes the loss and the gradient of its row NaN.
+        or float64 if an argument is; with `aux` in a pair with the statistics. The mean over nothing is NaN with
+        gradient 0. A class index outside [0, C) makes the loss and the gradient of its row NaN.
 
     Raises:
         TypeError: If a dtype does not fit, such as class indices that are floating point.
-        ValueError: If a shape does not fit, `label_smoothing` is a Python number outside [0, 1], or an option is
-            unknown.
+        ValueError: If a shape does not fit, a Python number such as `label_smoothing` is out of its range, or an
+            option is unknown.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,118 +91,62 @@ def cross_entropy(
     References:
         https://pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
         Szegedy et al. (2016), "Rethinking the Inception Architecture", for label smoothing.
+        Chowdhery et al. (2022), "PaLM", for the z-loss; Gemma Team (2024), "Gemma 2", for the soft cap.
     """
     name = "cross_entropy"
     x = _check.floating(name, "input", input)
     axis = _labels.class_axis(name, axis, x)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
     _check.choice(name, "implementation", implementation, ("auto", "xla", "autodiff"))
-    rows = _rows_autodiff if implementation == "autodiff" else _rows_custom
-
-    soft = _labels.probabilities(name, target, x, axis, ignore_index)
-    dtype = at_least_float32(x.dtype, *([] if soft is None else [soft.dtype]))
-    smoothing = _check.number(name, "label_smoothing", label_smoothing, dtype, low=0, high=1)
-    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], dtype)
-    # Python's 0.0 drops the smoothing term; a traced number cannot know that it is 0.
-    uniform = None
-    if not (isinstance(smoothing, float) and smoothing == 0):
-        spread = jnp.ones(x.shape[axis], dtype) if w is None else w
-        uniform = _labels.along(axis, x, smoothing / x.shape[axis] * spread)
-
-    if soft is None:
-        index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
-        share = _labels.of_target(w, index, dtype)
-        scale = _labels.spoiled((1 - smoothing) * share, index)
-        target, scale, kept = (jnp.expand_dims(a, axis) for a in (index, scale, keep))
-        loss = rows(axis, x, target, scale, kept, uniform)
-        return reduce(name, jnp.squeeze(loss, axis), reduction, keep, share)
-
-    mask = _check.mask(name, where, _check.without(axis, x.shape))
-    row_mask = None if mask is None else jnp.expand_dims(mask, axis)
-    scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _labels.along(axis, x, w))
-    x = x if at_least_float32(x.dtype) == dtype else x.astype(dtype)
-    loss = rows(axis, x, _check.masked(soft, row_mask), scale, row_mask, uniform)
-    return reduce(name, jnp.squeeze(loss, axis), reduction, mask)
-
-
-# Every form of the loss is, for each row, Σ_c a_c (log Σ_k e^{z_k} - z_c) with z = x - max x and coefficients
-#     a_c = scale·[c = target] + uniform_c      for an index, scale per row,
-#     a_c = scale_c·target_c + uniform_c        for probabilities.
-# It is added up as A log Σ e^z - Σ a_c z_c with A = Σ a_c: both terms are positive, and neither holds a large offset.
-# The derivatives are
-#     dx_c = A p_c - a_c,   p = softmax(x),     and through `_cost` for target, scale and uniform.
-
-
-def _cost(axis: int, z: Array, log_total: Array, target: Array, scale: Array, uniform: Array | None) -> Array:
-    if jnp.issubdtype(target.dtype, jnp.integer):
-        cost = times(scale, log_total - pick(z, target, axis))
-        if uniform is None:
-            return cost
-        a = uniform
+    _check.flag(name, "aux", aux)
+    terms, keep, share = _rows.terms(
+        name,
+        target,
+        x,
+        axis,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_softcap=logit_softcap,
+        weight=weight,
+        where=where,
+    )
+    if implementation == "autodiff":
+        loss, found, _ = _rows.losses(axis, aux, x, terms)
     else:
-        cost, a = jnp.zeros_like(log_total), _mixed(target, scale, uniform)
-    spread = jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
-    return cost + spread
+        with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
+            loss, found = _each_row(axis, aux, x, terms)
+    loss = reduce(name, jnp.squeeze(loss, axis), reduction, keep, share)
+    if found is None:
+        return loss
+    found = jax.tree.map(partial(jnp.squeeze, axis=axis), found)
+    return loss, _rows.reduced(name, found, reduction, keep, share)
 
 
-def _mixed(target: Array, scale: Array, uniform: Array | None) -> Array:
-    return scale * target if uniform is None else scale * target + uniform
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _each_row(axis: int, aux: bool, x: Array, terms: _rows.Terms) -> tuple[Array, RowStatistics | None]:
+    return _rows.losses(axis, aux, x, terms)[:2]
 
 
-def _rows_autodiff(
-    axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None
-) -> Array:
-    """The loss of each row, `axis` kept, in plain operations; 0 or finite in rows that `keep` leaves out."""
-    z, _ = shift(_check.masked(x, keep), axis)
-    return _cost(axis, z, _log_total(axis, z, target), target, scale, uniform)
+Residuals: TypeAlias = tuple[Array, _rows.Terms, _rows.Sums]
 
 
-def _log_total(axis: int, z: Array, target: Array) -> Array:
-    return log_sum_around(z, target, axis) if jnp.issubdtype(target.dtype, jnp.integer) else log_sum(z, axis)
+def _each_row_fwd(
+    axis: int, aux: bool, x: Array, terms: _rows.Terms
+) -> tuple[tuple[Array, RowStatistics | None], Residuals]:
+    loss, found, sums = _rows.losses(axis, aux, x, terms)
+    return (loss, found), (x, terms, sums)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rows(axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None) -> Array:
-    return _rows_autodiff(axis, x, target, scale, keep, uniform)
+def _each_row_bwd(
+    axis: int, aux: bool, residuals: Residuals, cotangents: tuple[Array, RowStatistics | None]
+) -> tuple[Array, _rows.Terms]:
+    x, terms, sums = residuals
+    dx, dterms = _rows.pull(axis, x, sums, terms, cotangents[0])
+    return dx.astype(x.dtype), dterms
 
 
-def _rows_custom(axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None) -> Array:
-    with _check.forward_mode_hint("cross_entropy", "pass implementation='autodiff'"):
-        return _rows(axis, x, target, scale, keep, uniform)
-
-
-Residuals: TypeAlias = tuple[Array, Array, Array, Array | None, Array | None, Array]
-
-
-def _rows_fwd(
-    axis: int, x: Array, target: Array, scale: Array, keep: Array | None, uniform: Array | None
-) -> tuple[Array, Residuals]:
-    z, _ = shift(_check.masked(x, keep), axis)
-    log_total = _log_total(axis, z, target)
-    return _cost(axis, z, log_total, target, scale, uniform), (x, target, scale, keep, uniform, log_total)
-
-
-def _rows_bwd(axis: int, residuals: Residuals, g: Array) -> tuple[Array | None, ...]:
-    x, target, scale, keep, uniform, log_total = residuals
-    z, _ = shift(_check.masked(x, keep), axis)
-    # All in float32 or better, before it is rounded to the dtype of x. A row that does not count has g = 0 and
-    # finite z.
-    if jnp.issubdtype(target.dtype, jnp.integer):
-        shared = 0 if uniform is None else jnp.sum(uniform, axis, keepdims=True)
-        at_others = (scale + shared) * jnp.exp(z - log_total) - (0 if uniform is None else uniform)
-        # At the target A p - scale - uniform = A (p - 1) + Σ uniform - uniform, which rounds no p to 1.
-        at_target = (scale + shared) * jnp.expm1(pick(z, target, axis) - log_total) + shared
-        dx = jnp.where(one_hot(target, z, axis), at_target - (0 if uniform is None else uniform), at_others)
-    else:
-        a = _mixed(target, scale, uniform)
-        dx = jnp.sum(a, axis, keepdims=True) * jnp.exp(z - log_total) - a
-    dx = (g * dx).astype(x.dtype)
-    _, pull = jax.vjp(partial(_cost, axis, z, log_total), target, scale, uniform)
-    dtarget, dscale, duniform = pull(g)
-    return dx, dtarget, dscale, None, duniform
-
-
-_rows.defvjp(_rows_fwd, _rows_bwd)
+_each_row.defvjp(_each_row_fwd, _each_row_bwd)
 
 
 def nll_loss(

@@ -1,10 +1,16 @@
 """Class indices and class probabilities: the axis they live on, what they may be, and which rows count."""
 
+from typing import TypeAlias
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from . import _check
 from ._types import Array, ArrayLike
+
+# Logits, or only their shape and dtype where they never exist as a whole.
+Logits: TypeAlias = Array | jax.ShapeDtypeStruct
 
 
 def class_axis(name: str, axis: int | None, x: Array) -> int:
@@ -41,7 +47,7 @@ def narrowed(t: Array | _check.HostArray, num_classes: int) -> Array:
 def rows(
     name: str,
     target: ArrayLike,
-    input: Array,
+    input: Logits,
     axis: int,
     where: ArrayLike | None,
     ignore_index: int | None = None,
@@ -63,25 +69,26 @@ def rows(
     return jnp.where(keep, jnp.where(index == classes, -1, index), classes), keep
 
 
-def _check_row_shape(name: str, shape: _check.Shape, input: Array, axis: int) -> None:
+def _check_row_shape(name: str, shape: _check.Shape, input: Logits, axis: int) -> None:
     expected = _check.without(axis, input.shape)
     if shape == expected:
         return
     remedy = ""
     if shape == input.shape:
         remedy = f"; if the target is one-hot, pass `jnp.argmax(target, {axis})`"
-    elif shape == input.shape[:-1]:
+    elif shape == input.shape[:-1] and isinstance(input, jax.Array):
         remedy = "; if the classes are on the last axis, pass `axis=-1`"
     elif _check.without_ones(shape) == _check.without_ones(expected):
         place = next(i for i in range(-1, -len(shape) - 1, -1) if shape[i] == 1) if 1 in shape else None
         remedy = "" if place is None else f"; remove the axis of size 1 with `jnp.squeeze(target, {place})`"
     raise ValueError(
         f"{name}: `target` must have one class index for each row, shape {expected}, got {shape} "
-        f"for an input of shape {input.shape} with classes on axis {axis}{remedy}."
+        f"for {'an input' if isinstance(input, jax.Array) else 'logits'} of shape {input.shape} "
+        f"with classes on axis {axis}{remedy}."
     )
 
 
-def probabilities(name: str, target: ArrayLike, input: Array, axis: int, ignore_index: int) -> Array | None:
+def probabilities(name: str, target: ArrayLike, input: Logits, axis: int, ignore_index: int) -> Array | None:
     """`target` as class probabilities, or None if it is meant to hold class indices."""
     if _check.as_integers(target) is not None:
         return None
@@ -92,8 +99,8 @@ def probabilities(name: str, target: ArrayLike, input: Array, axis: int, ignore_
         if _check.without_ones(t.shape) == _check.without_ones(_check.without(axis, input.shape)):
             return None  # indices in the wrong dtype, which `indices` refuses
         raise ValueError(
-            f"{name}: `target` must have the shape of `input` if it holds class probabilities, "
-            f"got {t.shape} and {input.shape}; class indices must be integers."
+            f"{name}: `target` must have the shape of {'`input`' if isinstance(input, jax.Array) else 'the logits'} "
+            f"if it holds class probabilities, got {t.shape} and {input.shape}; class indices must be integers."
         )
     if ignore_index >= 0:
         raise ValueError(
@@ -111,7 +118,7 @@ def per_class(name: str, value: ArrayLike, num_classes: int, dtype: jnp.dtype, *
     return w.astype(_check.at_least(w, dtype))
 
 
-def along(axis: int, x: Array, w: Array) -> Array:
+def along(axis: int, x: Logits, w: Array) -> Array:
     """A vector over classes, shaped to broadcast along `axis` of `x`."""
     return jnp.expand_dims(w, [i for i in range(x.ndim) if i != axis])
 

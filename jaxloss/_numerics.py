@@ -41,6 +41,12 @@ def clamp(x: Array, bound: Number) -> Array:
     return lax.clamp(-limit, x, limit)
 
 
+def softcap(x: Array, cap: Array) -> Array:
+    """cap·tanh(x / cap). At ±inf it is ±cap, with derivative 0 for x and ±1 for the cap."""
+    # tanh is 1 in every precision long before 100, where x / cap would be infinite, and its derivative 0·inf.
+    return cap * jnp.tanh(clamp(x, 100 * cap) / cap)
+
+
 def positive_part(x: Array) -> Array:
     """max(x, 0) with derivative 1 at 0, as torch's clamp has it (JAX: 1/2)."""
     return jnp.where(x < 0, 0, x)

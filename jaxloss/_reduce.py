@@ -24,19 +24,23 @@ def reduce(
     loss = _check.masked(loss, keep)
     if reduction == "none":
         return loss
-    total = jnp.sum(loss)
+    return of_total(jnp.sum(loss), reduction, loss.size, keep, share)
+
+
+def of_total(total: Array, reduction: str, size: int, keep: Array | None, share: Array | None) -> Reduced:
+    """A reduction to scalars from the sum over all `size` entries, those that are masked left out."""
     if reduction == "sum":
         return total
-    weight = _denominator(loss, keep, share)
+    weight = _denominator(total.dtype, size, keep, share)
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
 
 
-def _denominator(loss: Array, keep: Array | None, share: Array | None) -> Array:
+def _denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None) -> Array:
     if share is not None:
-        return lax.stop_gradient(jnp.sum(_check.masked(share, keep), dtype=loss.dtype))
+        return lax.stop_gradient(jnp.sum(_check.masked(share, keep), dtype=dtype))
     # Counted in integers: a float32 sum of ones can stop growing at 2**24.
-    count = loss.size if keep is None else jnp.sum(keep, dtype=jnp.int32)
-    return jnp.asarray(count, loss.dtype)
+    count = size if keep is None else jnp.sum(keep, dtype=jnp.int32)
+    return jnp.asarray(count, dtype)
 
 
 def mean(total: Array, weight: Array) -> Array:

@@ -1,7 +1,7 @@
 """Aliases that the signatures share."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 
@@ -15,4 +15,13 @@ Reduced: TypeAlias = Array | Any
 
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight"]
 BatchReduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight", "batchmean"]
-Implementation: TypeAlias = Literal["auto", "xla", "autodiff"]
+Implementation: TypeAlias = Literal["auto", "xla", "pallas", "autodiff"]
+
+
+class RowStatistics(NamedTuple):
+    """What `aux=True` returns beside a cross entropy. No gradient flows through it."""
+
+    log_sum_exp: Array
+    z_loss: Reduced
+    correct: Array
+    entropy: Array

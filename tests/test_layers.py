@@ -1,4 +1,4 @@
-"""Imports point down: types < numerics < checks < labels, tail < families; families never import each other."""
+"""Imports point down: types < numerics < checks < labels, tail < rows, chunks < families; families never import each other."""
 
 import ast
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxloss"
-LAYERS = [{"_types"}, {"_numerics"}, {"_check"}, {"_labels", "_reduce"}]
-FAMILIES = {"_binary", "_categorical", "_embedding", "_focal", "_margin", "_regression", "_segmentation", "_softmax"}
+LAYERS = [{"_types"}, {"_numerics"}, {"_check"}, {"_labels", "_reduce"}, {"_rows", "_chunks"}]
+FAMILIES = {"_binary", "_categorical", "_embedding", "_focal", "_linear_cross_entropy", "_margin", "_regression", "_segmentation", "_softmax"}
 NAMESPACES = {"class_weights"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,193 @@
+r"""A row of logits against its class: the arithmetic that every form of cross entropy shares.
+
+Every form of the loss is, for each row, Σ_c a_c (log Σ_k e^{z_k} - z_c) + s L² with z = y - max y of the softly capped
+logits y, their log-sum-exp L = max y + log Σ_k e^{z_k}, and coefficients
+
+    a_c = scale·[c = target] + uniform_c      for an index, scale per row,
+    a_c = scale_c·target_c + uniform_c        for probabilities.
+
+It is added up as A log Σ e^z - Σ a_c z_c with A = Σ a_c: both terms are positive, and neither holds a large offset.
+The derivatives are
+
+    dy_c = (A + 2 s L) p_c - a_c,   p = softmax(y),     and through `cost` for everything else.
+
+The class axis stays on every array, with size 1 where a row has one number.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import _check, _labels
+from ._numerics import (
+    at_least_float32,
+    log_sum,
+    log_sum_around,
+    one_hot,
+    pick,
+    shift,
+    softcap,
+    times,
+)
+from ._reduce import reduce
+from ._types import Array, ArrayLike, Number, RowStatistics
+
+
+class Terms(NamedTuple):
+    """What the loss of a row depends on besides its logits."""
+
+    target: Array  # class indices, one per row, or class probabilities
+    scale: Array  # of the target: per row for an index, per class for probabilities
+    keep: Array | None  # which rows count; the others may hold anything
+    uniform: Array | None  # what every class costs, per class
+    square: Array | None  # what the squared log-sum-exp costs, per row
+    cap: Array | None  # of the logits, one number
+
+
+class Sums(NamedTuple):
+    """What a reading of a row finds: all that its loss and its gradient need besides the logits themselves."""
+
+    top: Array
+    log_total: Array
+
+
+def terms(
+    name: str,
+    target: ArrayLike,
+    x: _labels.Logits,
+    axis: int,
+    *,
+    ignore_index: int,
+    label_smoothing: Number,
+    z_loss: Number,
+    logit_softcap: Number | None,
+    weight: ArrayLike | None,
+    where: ArrayLike | None,
+) -> tuple[Terms, Array | None, Array | None]:
+    """The terms of the rows of `x`, which rows count, and what each adds to the denominator of a mean."""
+    soft = _labels.probabilities(name, target, x, axis, ignore_index)
+    dtype = at_least_float32(x.dtype, *([] if soft is None else [soft.dtype]))
+    smoothing = _check.number(name, "label_smoothing", label_smoothing, dtype, low=0, high=1)
+    squared = _check.number(name, "z_loss", z_loss, dtype, low=0)
+    cap = None
+    if logit_softcap is not None:
+        cap = jnp.asarray(_check.number(name, "logit_softcap", logit_softcap, dtype, low=0, above=True), dtype)
+    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], dtype)
+    uniform = None
+    if not _is_zero(smoothing):
+        spread = jnp.ones(x.shape[axis], dtype) if w is None else w
+        uniform = _labels.along(axis, x, smoothing / x.shape[axis] * spread)
+
+    if soft is None:
+        index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
+        share = _labels.of_target(w, index, dtype)
+        scale = _labels.spoiled((1 - smoothing) * share, index)
+        target, scale = (jnp.expand_dims(a, axis) for a in (index, scale))
+        counts = jnp.expand_dims(share, axis)
+    else:
+        keep, share = _check.mask(name, where, _check.without(axis, x.shape)), None
+        scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _labels.along(axis, x, w))
+        target, counts = soft, jnp.ones((*x.shape[:axis], 1, *x.shape[axis + 1 :]), dtype)
+    kept = None if keep is None else jnp.expand_dims(keep, axis)
+    square = None if _is_zero(squared) else squared * counts
+    return Terms(target, scale, kept, uniform, square, cap), keep, share
+
+
+def _is_zero(value: Number) -> bool:
+    """Python's 0.0 drops its term; a traced number cannot know that it is 0."""
+    return isinstance(value, float) and value == 0
+
+
+def losses(axis: int, statistics: bool, x: Array, terms: Terms) -> tuple[Array, RowStatistics | None, Sums]:
+    """The loss of each row in plain operations, 0 or finite in rows that do not count; what else is asked; its sums."""
+    z, top = shift(_logits(x, terms), axis)
+    target = terms.target
+    sums = Sums(top, log_sum_around(z, target, axis) if _is_index(target) else log_sum(z, axis))
+    return cost(axis, z, sums, terms), _statistics(axis, z, sums, terms) if statistics else None, sums
+
+
+def cost(axis: int, z: Array, sums: Sums, terms: Terms) -> Array:
+    """The loss of each row from its shifted logits."""
+    log_total = sums.log_total
+    target, scale, uniform = terms.target, terms.scale, terms.uniform
+    if _is_index(target):
+        loss, a = times(scale, log_total - pick(z, target, axis)), uniform
+    else:
+        loss, a = jnp.zeros_like(log_total), _mixed(terms)
+    if a is not None:
+        loss += jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
+    return loss if terms.square is None else loss + _z_loss(sums, terms)
+
+
+def pull(axis: int, x: Array, sums: Sums, terms: Terms, g: Array | float) -> tuple[Array, Terms]:
+    """The cotangents of the logits, in at least float32 and not yet rounded to their dtype, and of the terms."""
+    z = _logits(x, terms) - sums.top
+    dx = g * _slope(axis, z, sums, terms)
+    _, of_terms = jax.vjp(partial(cost, axis, z, sums), terms)
+    (dterms,) = of_terms(g * jnp.ones_like(sums.log_total, dx.dtype))
+    if terms.cap is not None:
+        _, of_cap = jax.vjp(softcap, _harmless(x, terms), terms.cap)
+        dx, dcap = of_cap(dx.astype(z.dtype))
+        dterms = dterms._replace(cap=dcap)
+    return dx, dterms
+
+
+def _slope(axis: int, z: Array, sums: Sums, terms: Terms) -> Array:
+    target, scale, uniform, log_total = terms.target, terms.scale, terms.uniform, sums.log_total
+    push: Array | float = 0 if terms.square is None else 2 * terms.square * (sums.top + log_total)
+    if not _is_index(target):
+        a = _mixed(terms)
+        return (jnp.sum(a, axis, keepdims=True) + push) * jnp.exp(z - log_total) - a
+    shared = 0 if uniform is None else jnp.sum(uniform, axis, keepdims=True)
+    at_others = (scale + shared + push) * jnp.exp(z - log_total)
+    # At the target A p - scale = A (p - 1) + Σ uniform, which rounds no p to 1.
+    log_p = pick(z, target, axis) - log_total
+    at_target = (scale + shared) * jnp.expm1(log_p) + shared + push * jnp.exp(log_p)
+    dy = jnp.where(one_hot(target, z, axis), at_target, at_others)
+    return dy if uniform is None else dy - uniform
+
+
+def _logits(x: Array, terms: Terms) -> Array:
+    x = _harmless(x, terms)
+    return x if terms.cap is None else softcap(x, terms.cap)
+
+
+def _harmless(x: Array, terms: Terms) -> Array:
+    """The given logits, masked, in the precision of the loss."""
+    wider = () if _is_index(terms.target) else (terms.target.dtype,)
+    return _check.masked(x, terms.keep).astype(at_least_float32(x.dtype, *wider))
+
+
+def _is_index(target: Array) -> bool:
+    return jnp.issubdtype(target.dtype, jnp.integer)
+
+
+def _mixed(terms: Terms) -> Array:
+    a = terms.scale * _check.masked(terms.target, terms.keep)
+    return a if terms.uniform is None else a + terms.uniform
+
+
+def _z_loss(sums: Sums, terms: Terms) -> Array:
+    return jnp.zeros_like(sums.top) if terms.square is None else times(terms.square, (sums.top + sums.log_total) ** 2)
+
+
+def _statistics(axis: int, z: Array, sums: Sums, terms: Terms) -> RowStatistics:
+    # -Σ p log p = log Σ e^z - Σ p z, again a sum of positive terms.
+    entropy = sums.log_total - jnp.sum(times(jnp.exp(z - sums.log_total), z), axis, keepdims=True)
+    target = terms.target if _is_index(terms.target) else _largest(_check.masked(terms.target, terms.keep), axis)
+    found = RowStatistics(sums.top + sums.log_total, _z_loss(sums, terms), _largest(z, axis) == target, entropy)
+    return jax.tree.map(lambda a: lax.stop_gradient(_check.masked(a, terms.keep)), found)
+
+
+def _largest(x: Array, axis: int) -> Array:
+    return lax.argmax(x, axis, jnp.int32)[(*[slice(None)] * axis, None)]
+
+
+def reduced(
+    name: str, found: RowStatistics, reduction: str, keep: Array | None, share: Array | None
+) -> RowStatistics:
+    """Statistics of rows without the class axis, the z-loss reduced as the loss that it is a part of."""
+    return found._replace(z_loss=lax.stop_gradient(reduce(name, found.z_loss, reduction, keep, share)))
