@@ -14,6 +14,7 @@ from ._embedding import triplet_margin_loss as triplet_margin_loss
 from ._embedding import triplet_margin_with_distance_loss as triplet_margin_with_distance_loss
 from ._focal import sigmoid_focal_loss as sigmoid_focal_loss
 from ._focal import softmax_focal_loss as softmax_focal_loss
+from ._linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from ._margin import hinge_embedding_loss as hinge_embedding_loss
 from ._margin import margin_ranking_loss as margin_ranking_loss
 from ._margin import multi_margin_loss as multi_margin_loss

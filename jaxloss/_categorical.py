@@ -53,9 +53,10 @@ def cross_entropy(
             `log_sum_exp`, `correct` (whether the largest logit, of equals the first, is the target's) and `entropy`
             (of the softmax) for each row, 0 or False where a row does not count, and `z_loss`, the part of the
             loss that it makes, reduced as the loss is.
-        implementation: "auto" and "xla" carry a `jax.custom_vjp` that keeps the logits and two numbers per row.
-            "autodiff" is the same arithmetic without it, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which
-            a custom_vjp refuses.
+        implementation: "xla" carries a `jax.custom_vjp` that keeps the logits and two numbers per row. "pallas" reads
+            each row once, in a kernel for CUDA that is interpreted elsewhere, and wants the classes on the last
+            axis. "auto" takes the kernel on CUDA where it is faster. "autodiff" is the same arithmetic without
+            custom_vjp, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
         weight: Weight w of each class, (C,).
         axis: The class axis. By default torch's: 1, or 0 for a single sample (C). For classes last, pass -1.
         where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
@@ -97,7 +98,7 @@ def cross_entropy(
     x = _check.floating(name, "input", input)
     axis = _labels.class_axis(name, axis, x)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
-    _check.choice(name, "implementation", implementation, ("auto", "xla", "autodiff"))
+    _check.choice(name, "implementation", implementation, ("auto", "xla", "pallas", "autodiff"))
     _check.flag(name, "aux", aux)
     terms, keep, share = _rows.terms(
         name,
@@ -111,11 +112,15 @@ def cross_entropy(
         weight=weight,
         where=where,
     )
+    if implementation == "pallas" and axis < x.ndim - 1:
+        raise ValueError(
+            f"{name}: `implementation='pallas'` needs the classes on the last axis, got {axis} of {x.shape}."
+        )
     if implementation == "autodiff":
-        loss, found, _ = _rows.losses(axis, aux, x, terms)
+        loss, found, _ = _rows.losses(axis, implementation, aux, x, terms)
     else:
         with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
-            loss, found = _each_row(axis, aux, x, terms)
+            loss, found = _each_row(axis, implementation, aux, x, terms)
     loss = reduce(name, jnp.squeeze(loss, axis), reduction, keep, share)
     if found is None:
         return loss
@@ -123,23 +128,29 @@ def cross_entropy(
     return loss, _rows.reduced(name, found, reduction, keep, share)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _each_row(axis: int, aux: bool, x: Array, terms: _rows.Terms) -> tuple[Array, RowStatistics | None]:
-    return _rows.losses(axis, aux, x, terms)[:2]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _each_row(
+    axis: int, implementation: Implementation, aux: bool, x: Array, terms: _rows.Terms
+) -> tuple[Array, RowStatistics | None]:
+    return _rows.losses(axis, implementation, aux, x, terms)[:2]
 
 
 Residuals: TypeAlias = tuple[Array, _rows.Terms, _rows.Sums]
 
 
 def _each_row_fwd(
-    axis: int, aux: bool, x: Array, terms: _rows.Terms
+    axis: int, implementation: Implementation, aux: bool, x: Array, terms: _rows.Terms
 ) -> tuple[tuple[Array, RowStatistics | None], Residuals]:
-    loss, found, sums = _rows.losses(axis, aux, x, terms)
+    loss, found, sums = _rows.losses(axis, implementation, aux, x, terms)
     return (loss, found), (x, terms, sums)
 
 
 def _each_row_bwd(
-    axis: int, aux: bool, residuals: Residuals, cotangents: tuple[Array, RowStatistics | None]
+    axis: int,
+    implementation: Implementation,
+    aux: bool,
+    residuals: Residuals,
+    cotangents: tuple[Array, RowStatistics | None],
 ) -> tuple[Array, _rows.Terms]:
     x, terms, sums = residuals
     dx, dterms = _rows.pull(axis, x, sums, terms, cotangents[0])

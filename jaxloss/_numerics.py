@@ -162,7 +162,7 @@ def shift(x: Array, axis: int) -> tuple[Array, Array]:
 
 def log_sum(z: Array, axis: int) -> Array:
     """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
-    return _log1p(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)
+    return log1p(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)
 
 
 def log_sum_around(z: Array, index: Array, axis: int) -> Array:
@@ -172,10 +172,31 @@ def log_sum_around(z: Array, index: Array, axis: int) -> Array:
     a confident row and its gradient keep their digits.
     """
     others = jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
-    return _log1p(others + jnp.expm1(pick(z, index, axis)))
+    return log1p(others + jnp.expm1(pick(z, index, axis)))
 
 
-def _log1p(x: Array) -> Array:
+def log_sum_around_in_blocks(z: Array, index: Array) -> Array:
+    """`log_sum_around` along the last axis, from sums of blocks of which only the one with `index` is masked.
+
+    XLA turns sums of exponentials into fast code on a CPU, but not with a comparison among them.
+    """
+    size = 128
+    inside = z.shape[-1] // size * size
+    blocks = z[..., :inside].reshape(*z.shape[:-1], -1, size)
+    block = index // size
+    own = jnp.take_along_axis(blocks, block[..., None], -2, mode="fill", fill_value=-jnp.inf)[..., 0, :]
+    own = _sum_without(own, index - size * block)
+    tail = _sum_without(z[..., inside:], index - inside)
+    others = jnp.sum(jnp.exp(blocks), -1)
+    others = jnp.sum(jnp.where(one_hot(block, others, others.ndim - 1), 0, others), -1, keepdims=True)
+    return log1p(others + own + tail + jnp.expm1(pick(z, index, z.ndim - 1)))
+
+
+def _sum_without(z: Array, index: Array) -> Array:
+    return jnp.sum(jnp.where(one_hot(index, z, z.ndim - 1), 0, jnp.exp(z)), -1, keepdims=True)
+
+
+def log1p(x: Array) -> Array:
     """log(1 + x) with derivative 0 at -1."""
     empty = x == -1
     return jnp.where(empty, -jnp.inf, jnp.log1p(jnp.where(empty, 0, x)))

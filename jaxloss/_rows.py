@@ -15,25 +15,30 @@ The class axis stays on every array, with size 1 where a row has one number.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
+from ._kernels.logsumexp import read_rows
 from ._numerics import (
     at_least_float32,
+    log1p,
     log_sum,
     log_sum_around,
+    log_sum_around_in_blocks,
     one_hot,
     pick,
     shift,
     softcap,
+    softmax,
     times,
+    upcast,
 )
 from ._reduce import reduce
-from ._types import Array, ArrayLike, Number, RowStatistics
+from ._types import Array, ArrayLike, Implementation, Number, RowStatistics
 
 
 class Terms(NamedTuple):
@@ -81,19 +86,20 @@ def terms(
         spread = jnp.ones(x.shape[axis], dtype) if w is None else w
         uniform = _labels.along(axis, x, smoothing / x.shape[axis] * spread)
 
+    keep: Array | None
+    share: Array | None
     if soft is None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
         share = _labels.of_target(w, index, dtype)
         scale = _labels.spoiled((1 - smoothing) * share, index)
-        target, scale = (jnp.expand_dims(a, axis) for a in (index, scale))
-        counts = jnp.expand_dims(share, axis)
+        given, scale, counts = (jnp.expand_dims(a, axis) for a in (index, scale, share))
     else:
         keep, share = _check.mask(name, where, _check.without(axis, x.shape)), None
         scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _labels.along(axis, x, w))
-        target, counts = soft, jnp.ones((*x.shape[:axis], 1, *x.shape[axis + 1 :]), dtype)
+        given, counts = soft, jnp.ones((*x.shape[:axis], 1, *x.shape[axis + 1 :]), dtype)
     kept = None if keep is None else jnp.expand_dims(keep, axis)
     square = None if _is_zero(squared) else squared * counts
-    return Terms(target, scale, kept, uniform, square, cap), keep, share
+    return Terms(given, scale, kept, uniform, square, cap), keep, share
 
 
 def _is_zero(value: Number) -> bool:
@@ -101,22 +107,89 @@ def _is_zero(value: Number) -> bool:
     return isinstance(value, float) and value == 0
 
 
-def losses(axis: int, statistics: bool, x: Array, terms: Terms) -> tuple[Array, RowStatistics | None, Sums]:
-    """The loss of each row in plain operations, 0 or finite in rows that do not count; what else is asked; its sums."""
-    z, top = shift(_logits(x, terms), axis)
-    target = terms.target
-    sums = Sums(top, log_sum_around(z, target, axis) if _is_index(target) else log_sum(z, axis))
+def losses(
+    axis: int, implementation: Implementation, statistics: bool, x: Array, terms: Terms
+) -> tuple[Array, RowStatistics | None, Sums]:
+    """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
+    sums = _read(axis, implementation, x, terms)
+    z = _logits(x, terms) - sums.top
     return cost(axis, z, sums, terms), _statistics(axis, z, sums, terms) if statistics else None, sums
+
+
+def _read(axis: int, implementation: Implementation, x: Array, terms: Terms) -> Sums:
+    index = None if is_soft(terms) else terms.target
+    if implementation == "autodiff" or axis < x.ndim - 1:
+        return Sums(*_plain(axis, _logits(x, terms), index))
+    changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
+    if changed and implementation == "auto":
+        implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
+    return Sums(*_sums(implementation, _logits(x, terms) if changed else x, index, terms.keep))
+
+
+MANY = 1000  # classes, from which on there is more than one way to read them, and from which on a kernel was measured
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(
+    jax.jit, static_argnums=0
+)  # A row that does not count may make a NaN inside, but jax_debug_nans looks outside.
+def _sums(implementation: Implementation, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+    """The sums of rows on the last axis, read as fast as a platform can; differentiable in any mode and to any order."""
+    ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(x.ndim - 1, x, index)}
+    if implementation == "pallas":
+        ways = {"cuda": partial(_by_kernel, False), "default": partial(_by_kernel, True)}
+    elif x.shape[-1] >= MANY:
+        if index is not None:
+            ways["cpu"] = lambda x, index, keep: _in_blocks(x, index)
+        if implementation == "auto" and x.dtype.itemsize < 8:
+            ways["cuda"] = partial(_by_kernel, False)
+    found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
+    top, log_total = (_check.masked(a, keep) for a in found)
+    return top, log_total
+
+
+def _plain(axis: int, y: Array, index: Array | None) -> tuple[Array, Array]:
+    z, top = shift(y, axis)
+    return top, log_sum(z, axis) if index is None else log_sum_around(z, index, axis)
+
+
+def _in_blocks(y: Array, index: Array) -> tuple[Array, Array]:
+    z, top = shift(y, y.ndim - 1)
+    return top, log_sum_around_in_blocks(z, index)
+
+
+def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+    classes = y.shape[-1]
+    apart = index
+    if apart is None:
+        apart = jnp.full((*y.shape[:-1], 1), -1) if keep is None else jnp.where(keep, -1, classes)
+    numbers = read_rows(y.reshape(-1, classes), apart.reshape(-1).astype(jnp.int32), interpret=interpret)
+    top, others, at = (a.reshape(apart.shape) for a in numbers)
+    return top, log1p(others - 1 if index is None else others + jnp.expm1(at))
+
+
+@_sums.defjvp
+def _sums_jvp(
+    implementation: Implementation,
+    primals: tuple[Array, Array | None, Array | None],
+    tangents: tuple[Array, Array | None, Array | None],
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    # d log Σ e^z = Σ p dz. The largest logit is a constant: it cancels wherever it enters.
+    x, _, keep = primals
+    top, log_total = _sums(implementation, *primals)
+    z = upcast(_check.masked(x, keep)) - top
+    change = jnp.sum(softmax(z, log_total) * _check.masked(tangents[0], keep), -1, keepdims=True)
+    return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
 
 
 def cost(axis: int, z: Array, sums: Sums, terms: Terms) -> Array:
     """The loss of each row from its shifted logits."""
     log_total = sums.log_total
-    target, scale, uniform = terms.target, terms.scale, terms.uniform
-    if _is_index(target):
-        loss, a = times(scale, log_total - pick(z, target, axis)), uniform
-    else:
+    a: Array | None
+    if is_soft(terms):
         loss, a = jnp.zeros_like(log_total), _mixed(terms)
+    else:
+        loss, a = times(terms.scale, log_total - pick(z, terms.target, axis)), terms.uniform
     if a is not None:
         loss += jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
     return loss if terms.square is None else loss + _z_loss(sums, terms)
@@ -136,17 +209,17 @@ def pull(axis: int, x: Array, sums: Sums, terms: Terms, g: Array | float) -> tup
 
 
 def _slope(axis: int, z: Array, sums: Sums, terms: Terms) -> Array:
-    target, scale, uniform, log_total = terms.target, terms.scale, terms.uniform, sums.log_total
+    scale, uniform, log_total = terms.scale, terms.uniform, sums.log_total
     push: Array | float = 0 if terms.square is None else 2 * terms.square * (sums.top + log_total)
-    if not _is_index(target):
+    if is_soft(terms):
         a = _mixed(terms)
         return (jnp.sum(a, axis, keepdims=True) + push) * jnp.exp(z - log_total) - a
     shared = 0 if uniform is None else jnp.sum(uniform, axis, keepdims=True)
     at_others = (scale + shared + push) * jnp.exp(z - log_total)
     # At the target A p - scale = A (p - 1) + Σ uniform, which rounds no p to 1.
-    log_p = pick(z, target, axis) - log_total
+    log_p = pick(z, terms.target, axis) - log_total
     at_target = (scale + shared) * jnp.expm1(log_p) + shared + push * jnp.exp(log_p)
-    dy = jnp.where(one_hot(target, z, axis), at_target, at_others)
+    dy = jnp.where(one_hot(terms.target, z, axis), at_target, at_others)
     return dy if uniform is None else dy - uniform
 
 
@@ -157,12 +230,16 @@ def _logits(x: Array, terms: Terms) -> Array:
 
 def _harmless(x: Array, terms: Terms) -> Array:
     """The given logits, masked, in the precision of the loss."""
-    wider = () if _is_index(terms.target) else (terms.target.dtype,)
-    return _check.masked(x, terms.keep).astype(at_least_float32(x.dtype, *wider))
+    return _check.masked(x, terms.keep).astype(_dtype(x, terms))
 
 
-def _is_index(target: Array) -> bool:
-    return jnp.issubdtype(target.dtype, jnp.integer)
+def _dtype(x: Array, terms: Terms) -> jnp.dtype:
+    return at_least_float32(x.dtype, *([terms.target.dtype] if is_soft(terms) else []))
+
+
+def is_soft(terms: Terms) -> bool:
+    """Whether the target is class probabilities."""
+    return jnp.issubdtype(terms.target.dtype, jnp.floating)
 
 
 def _mixed(terms: Terms) -> Array:
@@ -177,17 +254,15 @@ def _z_loss(sums: Sums, terms: Terms) -> Array:
 def _statistics(axis: int, z: Array, sums: Sums, terms: Terms) -> RowStatistics:
     # -Σ p log p = log Σ e^z - Σ p z, again a sum of positive terms.
     entropy = sums.log_total - jnp.sum(times(jnp.exp(z - sums.log_total), z), axis, keepdims=True)
-    target = terms.target if _is_index(terms.target) else _largest(_check.masked(terms.target, terms.keep), axis)
+    target = _largest(_check.masked(terms.target, terms.keep), axis) if is_soft(terms) else terms.target
     found = RowStatistics(sums.top + sums.log_total, _z_loss(sums, terms), _largest(z, axis) == target, entropy)
-    return jax.tree.map(lambda a: lax.stop_gradient(_check.masked(a, terms.keep)), found)
+    return RowStatistics(*(lax.stop_gradient(_check.masked(a, terms.keep)) for a in found))
 
 
 def _largest(x: Array, axis: int) -> Array:
     return lax.argmax(x, axis, jnp.int32)[(*[slice(None)] * axis, None)]
 
 
-def reduced(
-    name: str, found: RowStatistics, reduction: str, keep: Array | None, share: Array | None
-) -> RowStatistics:
+def reduced(name: str, found: RowStatistics, reduction: str, keep: Array | None, share: Array | None) -> RowStatistics:
     """Statistics of rows without the class axis, the z-loss reduced as the loss that it is a part of."""
     return found._replace(z_loss=lax.stop_gradient(reduce(name, found.z_loss, reduction, keep, share)))

@@ -45,15 +45,15 @@ class Case:
     @property
     def forward_mode(self) -> bool:
         """A custom_vjp refuses forward mode; `autodiff` stands in the table too."""
-        return self.loss is not jaxloss.cross_entropy or self.static.get("implementation") == "autodiff"
+        custom = self.loss in (jaxloss.cross_entropy, jaxloss.linear_cross_entropy)
+        return not custom or self.static.get("implementation") == "autodiff"
 
     def data(self, seed: int = 0, shape: tuple[int, ...] | None = None) -> Arrays:
         return self.draw(np.random.default_rng(seed), self.shapes[0] if shape is None else shape)
 
     def expected(self, arrays: Arrays, **numbers: float) -> tuple[np.ndarray, np.ndarray]:
-        options = {
-            name: value for name, value in self.options.items() if name not in ("implementation", "distance_function")
-        }
+        ways = ("implementation", "chunk_size", "distance_function")  # of computing the same
+        options = {name: value for name, value in self.options.items() if name not in ways}
         return self.oracle(**arrays, **{**options, **numbers})
 
     @property
@@ -130,6 +130,23 @@ def soft(rng, shape):
     q = rng.uniform(0.1, 1.0, size=shape)
     axis = 0 if len(shape) == 1 else 1
     return {"input": rng.normal(size=shape) * 3, "target": q / q.sum(axis, keepdims=True)}
+
+
+def linear(draw, bias=True, turned=False):
+    """Features, and a layer of six classes; `turned` is a kernel (H, C)."""
+
+    def draw_more(rng, shape):
+        arrays = draw(rng, (*shape[:-1], 6))
+        w = rng.normal(size=(6, shape[-1]))
+        layer = {"linear_weight": w.T if turned else w} | ({"linear_bias": rng.normal(size=6)} if bias else {})
+        return {"input": rng.normal(size=shape) * 2, **layer, "target": arrays["target"]}
+
+    return draw_more
+
+
+def soft_last(rng, shape):
+    q = rng.uniform(0.1, 1.0, size=shape)
+    return {"target": q / q.sum(-1, keepdims=True)}
 
 
 def vector_pair(rng, shape):
@@ -248,7 +265,7 @@ CASES = [
         jaxloss.cross_entropy,
         oracles.cross_entropy,
         weighted(labelled(), of=class_weights),
-        {"label_smoothing": 0.2},
+        {"label_smoothing": 0.2, "z_loss": 0.1, "logit_softcap": 4.0},
         shapes=ROWS,
         inner="class",
     ),
@@ -268,7 +285,7 @@ CASES = [
         jaxloss.cross_entropy,
         oracles.cross_entropy,
         weighted(soft, of=class_weights),
-        {"label_smoothing": 0.3},
+        {"label_smoothing": 0.3, "z_loss": 0.2},
         shapes=ROWS,
         inner="class",
     ),
@@ -277,7 +294,7 @@ CASES = [
         jaxloss.cross_entropy,
         oracles.cross_entropy,
         weighted(labelled(), of=class_weights),
-        {"label_smoothing": 0.2},
+        {"label_smoothing": 0.2, "z_loss": 0.1, "logit_softcap": 4.0},
         {"implementation": "autodiff"},
         shapes=ROWS,
         inner="class",
@@ -291,6 +308,39 @@ CASES = [
         {"implementation": "autodiff"},
         shapes=ROWS,
         inner="class",
+    ),
+    *(
+        Case(
+            f"linear_ce{name}",
+            jaxloss.linear_cross_entropy,
+            oracles.linear_cross_entropy,
+            draw,
+            numbers,
+            static,
+            shapes=((5, 3), (3,), (1, 3), (2, 2, 4)),
+            inner=-1,
+        )
+        for name, draw, numbers, static in (
+            (
+                " autodiff",
+                weighted(linear(labelled(-1)), of=lambda shape: 6),
+                {"label_smoothing": 0.2, "logit_softcap": 3.0},
+                {"implementation": "autodiff", "chunk_size": 2},
+            ),
+            ("", linear(labelled(-1), bias=False), {}, {"chunk_size": 4}),
+            (
+                " soft",
+                weighted(linear(soft_last, turned=True), of=lambda shape: 6),
+                {"label_smoothing": 0.1},
+                {"feature_axis": 0, "chunk_size": 3},
+            ),
+            (
+                " all options",
+                weighted(linear(labelled(-1, 3)), of=lambda shape: 6),
+                {"label_smoothing": 0.2, "z_loss": 0.1, "logit_softcap": 3.0},
+                {"ignore_index": 3, "chunk_size": 2},
+            ),
+        )
     ),
     Case("nll", jaxloss.nll_loss, oracles.nll_loss, labelled(), shapes=ROWS, inner="class"),
     Case(

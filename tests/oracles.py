@@ -116,10 +116,22 @@ def _log_probabilities(z):
     return [v - top - math.log(math.fsum(math.exp(u - top) for u in z)) for v in z]
 
 
-def cross_entropy(input, target, *, weight=None, ignore_index=-100, label_smoothing=0.0, axis=None):
+def cross_entropy(
+    input,
+    target,
+    *,
+    weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    logit_softcap=None,
+    axis=None,
+):
     x, target = np.asarray(input, np.float64), np.asarray(target)
     axis = _class_axis(x, axis)
     z = np.moveaxis(x, axis, -1)
+    if logit_softcap is not None:
+        z = logit_softcap * np.tanh(z / logit_softcap)
     classes = z.shape[-1]
     w = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
     loss, share = np.zeros(z.shape[:-1]), np.ones(z.shape[:-1])
@@ -137,7 +149,19 @@ def cross_entropy(input, target, *, weight=None, ignore_index=-100, label_smooth
             share[i] = w[y]
         log_p = _log_probabilities(z[i])
         loss[i] = math.fsum(-w[c] * mixed[c] * log_p[c] for c in range(classes))
+        loss[i] += z_loss * share[i] * (z[i][0] - log_p[0]) ** 2
     return loss, share
+
+
+def linear_cross_entropy(input, linear_weight, target, *, linear_bias=None, feature_axis=-1, **options):
+    x, w = np.asarray(input, np.float64), np.moveaxis(np.asarray(linear_weight, np.float64), feature_axis, -1)
+    logits = np.zeros(x.shape[:-1] + w.shape[:-1])
+    for row in np.ndindex(x.shape[:-1]):
+        for output in np.ndindex(w.shape[:-1]):
+            logits[row + output] = math.fsum(x[row] * w[output])
+            if linear_bias is not None:
+                logits[row + output] += linear_bias[output]
+    return cross_entropy(logits, target, axis=x.ndim - 1, **options)
 
 
 def nll_loss(input, target, *, weight=None, ignore_index=-100, axis=None):

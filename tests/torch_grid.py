@@ -48,7 +48,8 @@ def _entries(loss, arrays, moving=("input", "target"), **options):
             elif value is not None:
                 entry_options[name] = value
         shape = "x".join(map(str, next(iter(arrays.values())).shape)) or "scalar"
-        kind = "-soft" if loss == "cross_entropy" and arrays["target"].dtype == np.float64 else ""
+        soft = loss in ("cross_entropy", "linear_cross_entropy") and arrays["target"].dtype == np.float64
+        kind = "-soft" if soft else ""
         yield Entry(f"{loss}{kind}-{shape}-{number}", loss, entry_arrays, entry_options, moving)
 
 
@@ -175,10 +176,35 @@ def _classes(rng):
         yield from _entries("cross_entropy", {"input": x, "target": q}, weight=weights, label_smoothing=[None, 0.3])
 
 
+def _linear(rng):
+    for shape, places in (((4, 3), ()), ((3,), ()), ((4, 3), (2,))):
+        logits = (*shape[:-1], 5, *places)
+        layer = {"input": rng.normal(size=shape) * 2, "linear_weight": rng.normal(size=(5, *places, 3))}
+        y = np.asarray(rng.integers(0, 5, size=shape[:-1] + places))
+        if y.size > 3:
+            y.flat[:2] = -100, 1
+        q = rng.uniform(size=logits)
+        weights, smoothing = [None, rng.uniform(0.2, 2, size=5)], [None, 0.3]
+        moving = ("input", "linear_weight")
+        biased, all_moving = {**layer, "linear_bias": rng.normal(size=(5, *places))}, (*moving, "linear_bias")
+        yield from _entries("linear_cross_entropy", {**layer, "target": y}, moving, weight=weights)
+        yield from _entries(
+            "linear_cross_entropy",
+            {**biased, "target": np.where(y == -100, 2, y)},
+            all_moving,
+            weight=weights,
+            label_smoothing=smoothing,
+            ignore_index=[1],
+        )
+        yield from _entries(
+            "linear_cross_entropy", {**biased, "target": q}, all_moving, weight=weights, label_smoothing=smoothing
+        )
+
+
 def grid() -> list[Entry]:
     """Every entry, with an id of its own."""
     rng = np.random.default_rng(20260713)
-    entries = [*_regression(rng), *_binary(rng), *_classes(rng), *_margins(rng), *_embeddings(rng)]
+    entries = [*_regression(rng), *_binary(rng), *_classes(rng), *_margins(rng), *_embeddings(rng), *_linear(rng)]
     seen: dict[str, int] = {}
     unique = []
     for entry in entries:

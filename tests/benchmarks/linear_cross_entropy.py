@@ -1,0 +1,275 @@
+"""Cross entropy of a large vocabulary beside its peers: value and gradients, in one process.
+
+    python tests/benchmarks/linear_cross_entropy.py [--rounds 7] [--only NAME ...]
+
+On a CPU: the last matmul and the loss at N=2048, H=512, V=32000 in float32, and cross entropy from logits. On a CUDA
+GPU: both in bfloat16 at the sizes of language models. Peers that are not installed are left out: torch, optax, tokamax,
+and on a GPU liger-kernel and cut-cross-entropy.
+
+Calls are interleaved in changing order; a figure is the median and its ratio to ours. Memory is what a call needs
+besides its arguments and results: XLA's own analysis, and for torch what its allocator has at the most.
+"""
+
+import argparse
+import functools
+import gc
+import importlib
+import math
+import os
+import random
+import statistics
+import sys
+import time
+
+KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),  # pages stay, for every peer: on a CPU their faults cost more than arithmetic
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "KMP_BLOCKTIME": "0",  # torch's threads wait passively
+    "OMP_WAIT_POLICY": "passive",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+if __name__ == "__main__" and any(os.environ.get(name) != value for name, value in KEPT.items()):
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+import jaxloss  # noqa: E402
+
+GPU = jax.default_backend() == "gpu"
+LINEAR = [(8192, 4096, 131072), (16384, 2048, 32000), (1024, 4096, 151936)] if GPU else [(2048, 512, 32000)]
+LOGITS = [(8192, 131072), (8192, 32000), (65536, 1000)] if GPU else [(2048, 32000)]
+DTYPE = "bfloat16" if GPU else "float32"
+
+
+def module(name):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+torch, optax, tokamax = module("torch"), module("optax"), module("tokamax")
+liger = module("liger_kernel.ops.fused_linear_cross_entropy") if GPU else None
+liger_rows = module("liger_kernel.ops.cross_entropy") if GPU else None
+cut = module("cut_cross_entropy") if GPU else None
+
+
+def compiled(loss, moving, *arrays):
+    """A call of value and gradients that blocks, one that does not, and the memory that it needs."""
+    program = jax.jit(jax.value_and_grad(loss, moving)).lower(*arrays).compile()
+
+    def enqueue():
+        return program(*arrays)
+
+    return enqueue, lambda: jax.block_until_ready(enqueue()), program.memory_analysis().temp_size_in_bytes
+
+
+def in_torch(loss, *tensors):
+    def enqueue():
+        for tensor in tensors:
+            tensor.grad = None
+        value = loss()
+        value.backward()
+        return value
+
+    def run():
+        value = enqueue()
+        if GPU:
+            torch.cuda.synchronize()
+        return value
+
+    run()
+    return enqueue, run, torch_peak(run, tensors)
+
+
+def torch_peak(run, tensors):
+    """Bytes that a call has allocated at the most, its gradients aside."""
+    gradients = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    now = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most - gradients
+
+
+def numbers(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape).astype(np.float32) * scale for shape, scale in shapes]
+
+
+def tensors(*arrays):
+    device = "cuda" if GPU else "cpu"
+    dtype = getattr(torch, DTYPE)
+    return [torch.from_numpy(a).to(device, dtype).requires_grad_() for a in arrays]
+
+
+def linear_peers(n, h, v):
+    x, w = numbers(((n, h), 1.0), ((v, h), h**-0.5))
+    y = np.random.default_rng(1).integers(0, v, n)
+    jx, jw, jy = jnp.asarray(x, DTYPE), jnp.asarray(w, DTYPE), jnp.asarray(y, jnp.int32)
+
+    def ours(**options):
+        return lambda: compiled(functools.partial(jaxloss.linear_cross_entropy, **options), (0, 1), jx, jw, jy)
+
+    yield "jaxloss", ours()
+    yield "jaxloss, accumulator in the input's dtype", ours(accumulator_dtype=DTYPE)
+    yield (
+        "jaxloss, logits kept",
+        lambda: compiled(lambda x, w, y: jaxloss.cross_entropy(_dot(x, w), y), (0, 1), jx, jw, jy),
+    )
+    if optax:
+        each = optax.softmax_cross_entropy_with_integer_labels
+        yield (
+            "optax on float32 logits",
+            lambda: compiled(lambda x, w, y: each(_dot(x, w), y).mean(), (0, 1), jx, jw, jy),
+        )
+    if tokamax:
+        for form in ("xla", "chunked_xla"):
+            loss = functools.partial(tokamax.linear_softmax_cross_entropy_loss, reduction="mean", implementation=form)
+            yield f"tokamax {form}", lambda loss=loss: compiled(lambda x, w, y: loss(x, y, w), (0, 1), jx, jw.T, jy)
+    if torch:
+        tx, tw = tensors(x, w)
+        ty = torch.from_numpy(y).to(tx.device)
+        functional = torch.nn.functional
+        options = torch.nn.LinearCrossEntropyOptions(allow_retain_graph=False)
+
+        def dense(x, w, y):
+            return functional.cross_entropy((x @ w.T).float(), y)
+
+        yield "torch, logits kept", lambda: in_torch(lambda: dense(tx, tw, ty), tx, tw)
+        yield (
+            "torch, its chunks",
+            lambda: in_torch(lambda: functional.linear_cross_entropy(tx, tw, ty, options=options), tx, tw),
+        )
+        if GPU:
+            fast = torch.compile(dense)
+            yield "torch.compile, logits kept", lambda: in_torch(lambda: fast(tx, tw, ty), tx, tw)
+        if liger:
+            apply = liger.LigerFusedLinearCrossEntropyFunction.apply
+            yield "Liger", lambda: in_torch(lambda: _first(apply(tx, tw, ty)), tx, tw)
+        if cut:
+            yield "cut-cross-entropy", lambda: in_torch(lambda: cut.linear_cross_entropy(tx, tw, ty), tx, tw)
+
+
+def _dot(x, w):
+    return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _first(result):
+    return result[0] if isinstance(result, tuple) else result
+
+
+def logits_peers(n, v):
+    (x,) = numbers(((n, v), 1.0))
+    y = np.random.default_rng(1).integers(0, v, n)
+    jx, jy = jnp.asarray(x, DTYPE), jnp.asarray(y, jnp.int32)
+    for form in ("auto", "xla"):
+        loss = functools.partial(jaxloss.cross_entropy, implementation=form)
+        yield f"jaxloss {form}", lambda loss=loss: compiled(loss, 0, jx, jy)
+    if optax:
+        each = optax.softmax_cross_entropy_with_integer_labels
+        yield "optax", lambda: compiled(lambda x, y: each(x, y).mean(), 0, jx, jy)
+        yield "optax on float32", lambda: compiled(lambda x, y: each(x.astype(jnp.float32), y).mean(), 0, jx, jy)
+    if torch:
+        (tx,) = tensors(x)
+        ty = torch.from_numpy(y).to(tx.device)
+
+        def dense(x, y):
+            return torch.nn.functional.cross_entropy(x.float(), y)
+
+        yield "torch", lambda: in_torch(lambda: dense(tx, ty), tx)
+        if GPU:
+            fast = torch.compile(dense)
+            yield "torch.compile", lambda: in_torch(lambda: fast(tx, ty), tx)
+        if liger_rows:
+            # In place: it writes the gradient over the logits, which a copy here would hide.
+            apply = liger_rows.LigerCrossEntropyFunction.apply
+            yield "Liger", lambda: in_torch(lambda: _first(apply(tx * 1, ty, None)), tx)
+
+
+def floor(peers, sizes):
+    """On a GPU, in milliseconds: three matmuls, or the logits read twice and written once."""
+    if peers is linear_peers:
+        n, h, v = sizes
+        a, b = jnp.ones((n, h), DTYPE), jnp.ones((v, h), DTYPE)
+        product = jax.jit(lambda a, b: jax.lax.dot_general(a, b, (((1,), (1,)), ((), ()))))
+        return 3 * many(lambda: product(a, b), jax.block_until_ready)
+    a = jnp.ones(sizes, DTYPE)
+    copy = jax.jit(lambda a: a + 1)
+    return 1.5 * many(lambda: copy(a), jax.block_until_ready)
+
+
+def many(enqueue, wait, calls=10):
+    """Milliseconds for one of many calls in a queue."""
+    wait(enqueue())
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = enqueue()
+    wait(result)
+    return (time.perf_counter() - start) / calls * 1e3
+
+
+def once(enqueue, run):
+    """Milliseconds for a call."""
+    if GPU:
+        return many(enqueue, lambda _: run())
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
+def table(title, peers, sizes, rounds, only):
+    ready, times, memory = {}, {}, {}
+    for name, prepare in peers(*sizes):
+        if only and not any(word in name for word in only):
+            continue
+        try:
+            enqueue, run, memory[name] = prepare()
+            value = (
+                float(run()[0]) if "torch" not in name and "L" not in name[:1] and "cut" not in name else float(run())
+            )
+        except Exception as error:
+            print(f"{name}: left out, {type(error).__name__}: {str(error).splitlines()[0][:100]}", file=sys.stderr)
+            continue
+        ready[name], times[name] = (enqueue, run, value), []
+        gc.collect()
+    for _ in range(rounds):
+        for name in random.sample(list(ready), len(ready)):
+            times[name].append(once(*ready[name][:2]))
+    ours = next(name for name in ready if name.startswith("jaxloss"))
+    print(f"\n{title} {' x '.join(map(str, sizes))}, {DTYPE}, on {jax.devices()[0].device_kind}, {rounds} rounds")
+    if GPU:
+        print(f"floor {floor(peers, sizes):.2f} ms")
+    print(f"{'':44}{'ms':>9}{'ratio':>7}{'MiB':>9}{'ratio':>7}  loss")
+    for name, (_, _, value) in ready.items():
+        ms, mib = statistics.median(times[name]), memory[name] / 2**20
+        ratios = ms / statistics.median(times[ours]), mib / max(memory[ours] / 2**20, 1e-3)
+        print(f"{name:44}{ms:9.2f}{ratios[0]:7.2f}{mib:9.0f}{ratios[1]:7.1f}  {value:.6f}")
+        assert math.isclose(value, ready[ours][2], rel_tol=1e-2), f"{name} computes something else"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="*", help="words, one of which a peer's name must contain")
+    arguments = parser.parse_args()
+    if torch and not GPU:
+        torch.set_num_threads(os.cpu_count())
+    for sizes in LINEAR:
+        table("linear cross entropy, N x H x V =", linear_peers, sizes, arguments.rounds, arguments.only)
+    for sizes in LOGITS:
+        table("cross entropy from logits, N x V =", logits_peers, sizes, arguments.rounds, arguments.only)
+
+
+if __name__ == "__main__":
+    main()

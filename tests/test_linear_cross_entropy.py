@@ -1,0 +1,439 @@
+"""linear_cross_entropy against the loss of logits that exist: every option, derivatives, memory, edges."""
+
+import math
+import re
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+
+N, H, C = 11, 6, 9
+
+
+def layer(dtype=jnp.float64, scale=1.0, seed=0):
+    """Features, weight, bias, class indices with one ignored, and class probabilities."""
+    rng = np.random.default_rng(seed)
+    x, w, b = (jnp.asarray(rng.normal(size=s) * scale, dtype) for s in ((N, H), (C, H), (C,)))
+    y = jnp.asarray(rng.integers(0, C, N)).at[3].set(-100)
+    return x, w, b, y, jax.nn.softmax(jnp.asarray(rng.normal(size=(N, C)), jnp.float32), -1)
+
+
+def dense(x, w, target, *, linear_bias=None, feature_axis=-1, **options):
+    """The same with logits that exist."""
+    if feature_axis == 0:
+        w = w.T
+    logits = x @ w.T if linear_bias is None else x @ w.T + linear_bias
+    return jaxloss.cross_entropy(logits, target, implementation="autodiff", **options)
+
+
+# Rows that together hold every pair of settings.
+GRID = [
+    # soft, weight, smoothing, z_loss, cap, bias, kernel, reduction, scale
+    (False, False, 0.0, 0.0, None, False, False, "mean", 1.0),
+    (False, True, 0.2, 0.0, 2.0, True, True, "none", 5.0),
+    (False, True, 0.0, 0.1, None, True, False, "sum", 5.0),
+    (False, False, 0.2, 0.1, 2.0, False, True, "mean", 0.02),
+    (True, False, 0.0, 0.0, 2.0, True, True, "sum", 1.0),
+    (True, True, 0.2, 0.1, None, False, False, "none", 1.0),
+    (True, True, 0.0, 0.0, None, False, True, "mean", 5.0),
+    (True, False, 0.2, 0.1, 2.0, True, False, "mean", 0.02),
+]
+
+
+def setting(row, dtype=jnp.float64):
+    """Arrays and numbers that move, and a function of them for each way of computing."""
+    soft, weighted, smoothing, z_loss, cap, bias, kernel, reduction, scale = row
+    x, w, b, y, q = layer(dtype, scale)
+    moving = {"x": x, "w": w.T if kernel else w}
+    if bias:
+        moving["linear_bias"] = b
+    if soft:
+        moving["target"] = q.astype(dtype)
+    if dtype == jnp.float64:  # the coefficients of others are in float32 on both sides
+        numbers = {"label_smoothing": smoothing, "z_loss": z_loss, "logit_softcap": cap}
+        moving |= {name: value for name, value in numbers.items() if value}
+    else:
+        numbers = {}
+    weight = jnp.linspace(0.2, 2.0, C, dtype=dtype) if weighted else None
+    where = jnp.arange(N) != 5
+
+    def total(loss, moving, **options):
+        arguments = {"target": y, **moving, "weight": weight, "where": where, "reduction": reduction, **options}
+        if kernel:
+            arguments["feature_axis"] = 0
+        rows = loss(arguments.pop("x"), arguments.pop("w"), arguments.pop("target"), **arguments)
+        return jnp.sum(rows * jnp.cos(jnp.arange(rows.size, dtype=rows.dtype)).reshape(rows.shape))
+
+    return moving, total
+
+
+@pytest.mark.parametrize("row", GRID, ids=str)
+def test_every_way_of_computing_agrees(row):
+    moving, total = setting(row)
+
+    @jax.jit
+    def of_all(moving):
+        gradients = {"dense": jax.value_and_grad(partial(total, dense))(moving)}
+        for implementation in ("auto", "autodiff"):
+            loss = partial(jaxloss.linear_cross_entropy, chunk_size=4, implementation=implementation)
+            gradients[implementation] = jax.value_and_grad(partial(total, loss))(moving)
+        gradients["one chunk"] = jax.value_and_grad(partial(total, jaxloss.linear_cross_entropy))(moving)
+        return gradients
+
+    gradients = of_all(moving)
+    expected = gradients.pop("dense")
+    for name, got in gradients.items():
+        chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-12, custom_message=name)
+
+
+@pytest.mark.parametrize("row", GRID[1:4:2], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+def test_low_precision_is_no_worse_than_that_of_logits_that_exist(row, dtype):
+    moving, total = setting(row, dtype)
+    exactly = jax.tree.map(lambda a: a.astype(jnp.float64), moving)
+    chunked = partial(jaxloss.linear_cross_entropy, chunk_size=4)
+
+    def rounded(x, w, target, *, linear_bias=None, feature_axis=-1, **options):
+        w = w if feature_axis == 0 else w.T
+        logits = jnp.dot(x, w, preferred_element_type=jnp.float32)
+        return jaxloss.cross_entropy(logits if linear_bias is None else logits + linear_bias, target, **options)
+
+    @jax.jit
+    def of_all(moving, exactly):
+        gradients = [jax.value_and_grad(partial(total, loss))(moving) for loss in (chunked, rounded)]
+        return *gradients, jax.value_and_grad(partial(total, dense))(exactly)
+
+    (value, got), (_, reference), (exact, truth) = of_all(moving, exactly)
+    np.testing.assert_allclose(value, exact, rtol=2e-6)
+    for name in moving:
+        size = np.abs(np.asarray(truth[name])).max()
+        ours, theirs = (np.abs(np.asarray(g[name], np.float64) - truth[name]).max() for g in (got, reference))
+        assert got[name].dtype == dtype
+        assert ours <= theirs + float(jnp.finfo(dtype).eps) * size
+
+
+def test_second_derivatives_in_every_direction():
+    x, w, b, y, _ = layer()
+    direction = (jnp.cos(x), jnp.sin(w), b)
+
+    def products(loss, reduction):
+        def total(x, w, b):
+            rows = loss(x, w, y, linear_bias=b, label_smoothing=0.1, z_loss=0.1, reduction=reduction)
+            return jnp.sum(rows * jnp.arange(1.0, 1 + rows.size).reshape(rows.shape))
+
+        def along(*arrays):
+            return sum(jnp.vdot(g, d) for g, d in zip(jax.grad(total, (0, 1, 2))(*arrays), direction, strict=True))
+
+        gradient = jax.grad(total, (0, 1, 2))
+        return jax.jvp(gradient, (x, w, b), direction)[1], jax.grad(along, (0, 1, 2))(x, w, b)
+
+    chunked = partial(jaxloss.linear_cross_entropy, chunk_size=4)
+    for reduction in ("mean", "none"):
+        got, expected = jax.jit(lambda r=reduction: (products(chunked, r), products(dense, r)))()
+        chex.assert_trees_all_close(got, (expected[0], expected[0]), rtol=1e-10, atol=1e-12)
+        chex.assert_trees_all_close(expected[1], expected[0], rtol=1e-10, atol=1e-12)
+
+
+def test_forward_mode_leads_to_the_implementation_that_has_it():
+    x, w, _, y, _ = layer()
+    for reduction in ("mean", "none"):
+        loss = partial(jaxloss.linear_cross_entropy, linear_weight=w, target=y, reduction=reduction, chunk_size=4)
+        with pytest.raises(TypeError, match="custom_vjp") as refusal:
+            jax.jvp(loss, (x,), (x,))
+        assert "implementation='autodiff'" in refusal.value.__notes__[0]
+    _, tangent = jax.jvp(partial(loss, implementation="autodiff"), (x,), (x,))
+    np.testing.assert_allclose(tangent, jax.jvp(lambda x: dense(x, w, y, reduction="none"), (x,), (x,))[1], atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "rows"), [(1, 7), (2, 7), (3, 7), (7, 7), (100, 7), (4, 8), (None, 8)])
+def test_any_chunk_size_and_any_number_of_rows(size, rows):
+    x, w, _, y, _ = layer()
+    got, expected = jax.jit(
+        lambda x, w: (
+            jax.value_and_grad(partial(jaxloss.linear_cross_entropy, chunk_size=size), (0, 1))(x, w, y[:rows]),
+            jax.value_and_grad(dense, (0, 1))(x, w, y[:rows]),
+        )
+    )(x[:rows], w)
+    chex.assert_trees_all_close(got, expected, rtol=1e-12, atol=1e-14)
+
+
+# Memory and arithmetic, read from the trace: a contract that needs no device.
+
+
+def equations(jaxpr, times=1):
+    """Every equation, however deep, with how often it runs."""
+    for equation in jaxpr.eqns:
+        yield equation, times
+        repeat = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner, repeat)
+
+
+def cost(function, *arrays, aside=()):
+    """Elements of the largest intermediate, shapes `aside` left out, and multiplications of matmuls."""
+    largest = work = 0
+    for equation, times in equations(jax.make_jaxpr(function)(*arrays).jaxpr):
+        shapes = [v.aval.shape for v in equation.outvars]
+        largest = max([largest, *(math.prod(s) for s in shapes if s not in aside)])
+        if equation.primitive.name == "dot_general":
+            ((over, _), _) = equation.params["dimension_numbers"]
+            contracted = math.prod(equation.invars[0].aval.shape[i] for i in over)
+            work += times * contracted * math.prod(shapes[0])
+    return largest, work
+
+
+LARGE = (8192, 4096, 128256)
+
+
+def large(dtype=jnp.bfloat16):
+    n, h, v = LARGE
+    return [jax.ShapeDtypeStruct(s, d) for s, d in (((n, h), dtype), ((v, h), dtype), ((n,), jnp.int32))]
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize(("reduction", "matmuls"), [("mean", 3), ("none", 4)])
+def test_memory_and_arithmetic_at_the_size_of_a_language_model(reduction, matmuls):
+    n, h, v = LARGE
+
+    def total(loss, x, w, y):
+        return jnp.sum(loss(x, w, y, label_smoothing=0.1, z_loss=1e-4, reduction=reduction))
+
+    ours = partial(total, jaxloss.linear_cross_entropy)
+    autodiff = partial(total, partial(jaxloss.linear_cross_entropy, implementation="autodiff"))
+    gradient = jax.value_and_grad(ours, (0, 1))
+    largest, work = cost(gradient, *large(), aside={(v, h)})
+    assert largest <= n * v // 8
+    assert work == matmuls * n * h * v
+    assert cost(ours, *large()) == (n * v // 8, n * h * v)
+    assert cost(jax.value_and_grad(partial(total, dense), (0, 1)), *large(), aside={(v, h)})[0] == n * v
+    assert cost(jax.grad(autodiff, (0, 1)), *large(), aside={(v, h)})[0] <= n * v // 8
+    # Second derivatives, too, are computed a chunk at a time.
+    twice = jax.grad(lambda *a: jnp.sum(gradient(*a)[1][0].astype(jnp.float32)), (0, 1))
+    assert cost(twice, *large(), aside={(v, h), (h, v)})[0] <= n * v // 8
+
+
+@pytest.mark.without_x64
+def test_what_is_not_differentiated_is_not_computed():
+    n, h, v = LARGE
+    x, w, y = large()
+    assert cost(jax.grad(jaxloss.linear_cross_entropy), x, w, y)[1] == 2 * n * h * v  # a frozen layer
+    assert cost(jax.grad(jaxloss.linear_cross_entropy, 1), x, w, y)[1] == 2 * n * h * v
+    soft = jax.ShapeDtypeStruct((n, v), jnp.bfloat16)
+    largest, _ = cost(jax.grad(jaxloss.linear_cross_entropy, (0, 1)), x, w, soft, aside={(v, h)})
+    assert largest == n * v  # the target itself, cut into chunks
+    shapes = [
+        v.aval.shape
+        for e, _ in equations(jax.make_jaxpr(jax.grad(jaxloss.linear_cross_entropy))(x, w, soft).jaxpr)
+        for v in e.outvars
+    ]
+    assert [s for s in shapes if math.prod(s) == n * v] == [(8, n // 8, v)]
+
+
+@pytest.mark.without_x64
+def test_the_accumulator_is_float32_unless_asked():
+    def carried(**options):
+        gradient = jax.grad(partial(jaxloss.linear_cross_entropy, **options), 1)
+        scans = [e for e, _ in equations(jax.make_jaxpr(gradient)(*large()).jaxpr) if e.primitive.name == "scan"]
+        return {v.aval.dtype for e in scans for v in e.outvars if v.aval.shape == LARGE[:0:-1]}
+
+    assert carried() == {jnp.float32}
+    assert carried(accumulator_dtype="bfloat16") == {jnp.bfloat16}
+    x, w, _, y, _ = layer(jnp.bfloat16)
+    exact = jax.grad(dense, 1)(x.astype(jnp.float32), w.astype(jnp.float32), y)
+    for dtype in (jnp.bfloat16, jnp.float32):
+        got = jax.grad(partial(jaxloss.linear_cross_entropy, chunk_size=2, accumulator_dtype=dtype), 1)(x, w, y)
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(got.astype(jnp.float32), exact, atol=0.03 * np.abs(exact).max())
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("kernel", [False, True])
+def test_no_transposed_copy_of_the_weight(kernel):
+    n, h, v = 64, 40, 5000
+    shape = (h, v) if kernel else (v, h)
+    arrays = [jax.ShapeDtypeStruct(s, d) for s, d in (((n, h), "float32"), (shape, "float32"), ((n,), "int32"))]
+    loss = partial(jaxloss.linear_cross_entropy, feature_axis=0 if kernel else -1, chunk_size=16)
+    program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arrays).compile().as_text()
+    sized = r"f32\[(?:40,5000|5000,40)\]\S* (transpose|copy)\("
+    assert re.findall(r"f32\[(?:40,5000|5000,40)\]", program)
+    assert not re.findall(sized, program)
+
+
+# Edges.
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("classes", [2049, 50257, 151936])
+def test_vocabularies_that_no_block_divides(classes):
+    # tokamax pads them wrongly when the weights are small, and adds up in bfloat16.
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(5, 16)).astype(np.float32), (rng.normal(size=(classes, 16)) * 0.02).astype(np.float32)
+    y = np.array([0, classes - 1, classes // 2, classes - 2, 17])
+    logits = x.astype(np.float64) @ w.T.astype(np.float64)
+    p = np.exp(logits)
+    p /= p.sum(1, keepdims=True)
+    value, (dx, dw) = jax.jit(jax.value_and_grad(partial(jaxloss.linear_cross_entropy, chunk_size=2), (0, 1)))(x, w, y)
+    np.testing.assert_allclose(value, -np.log(p[np.arange(5), y]).mean(), rtol=3e-7)
+    p[np.arange(5), y] -= 1
+    np.testing.assert_allclose(dx, p @ w / 5, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(dw, p.T @ x / 5, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "autodiff"])
+def test_rows_that_do_not_count_may_hold_anything(implementation):
+    x, w, _, y, _ = layer()
+    y = y.at[6].set(77)
+    where = jnp.arange(N) != 6
+    loss = partial(jaxloss.linear_cross_entropy, implementation=implementation, chunk_size=4, where=where)
+    both = jax.jit(lambda x: (jax.value_and_grad(loss, (0, 1))(x, w, y), loss(x, w, y, reduction="none")))
+    clean, (value, (dx, dw)) = both(x), both(x.at[3].set(jnp.nan).at[6].set(jnp.inf))[0]
+    chex.assert_trees_all_equal((value, (dx, dw)), clean[0])
+    assert (dx[3] == 0).all()
+    assert (dx[6] == 0).all()
+    keep = np.array([i not in (3, 6) for i in range(N)])
+    np.testing.assert_allclose(value, dense(x[keep], w, y[keep]), rtol=1e-12)
+    np.testing.assert_allclose(clean[1][~keep], 0)
+
+
+def test_an_index_out_of_range_spoils_its_row_and_the_weight():
+    x, w, _, y, _ = layer()
+    y = y.at[6].set(C)
+    loss = partial(jaxloss.linear_cross_entropy, chunk_size=4)
+    rows = loss(x, w, y, reduction="none")
+    dx, dw = jax.jit(jax.grad(loss, (0, 1)))(x, w, y)
+    bad = np.arange(N) == 6
+    assert np.isnan(rows[6])
+    assert np.isnan(dx[6]).all()
+    assert np.isfinite(rows[~bad]).all()
+    assert np.isfinite(dx[~bad]).all()
+    assert np.isnan(dw).all()  # as the row's gradient enters it, whatever the class
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("gap", [15.0, 20.0, 60.0])
+def test_a_confident_row_keeps_its_digits(gap):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x, w = jnp.array([[1.0], [1.0]], dtype), jnp.zeros((700, 1), dtype).at[301].set(gap)
+        value, (dx, dw) = jax.value_and_grad(partial(jaxloss.linear_cross_entropy, chunk_size=1), (0, 1))(
+            x, w, jnp.array([301, 301])
+        )
+        rest = 699 * math.exp(-gap)
+        np.testing.assert_allclose(value, math.log1p(rest), rtol=1e-6)
+        missing = rest / (1 + rest)
+        tolerance = 4 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(np.asarray(dw, np.float64)[301], -missing, rtol=tolerance)
+        np.testing.assert_allclose(np.asarray(dx, np.float64), -gap * missing / 2, rtol=tolerance)
+
+
+@pytest.mark.without_x64
+def test_a_common_offset_changes_nothing():
+    x, w = jnp.array([[1e6, 1.0]]), jnp.array([[1.0, 1.0], [1.0, 0.0], [1.0, -1.0]])
+    for y in (0, 1):
+        near = jaxloss.cross_entropy(jnp.array([[1.0, 0.0, -1.0]]), jnp.array([y]))
+        np.testing.assert_allclose(jaxloss.linear_cross_entropy(x, w, jnp.array([y])), near, rtol=1e-6)
+
+
+@pytest.mark.without_x64
+def test_the_gradient_of_a_float16_mean_does_not_overflow_on_the_way():
+    x, w = jnp.full((512, 2), 800.0, jnp.float16), jnp.zeros((3, 2), jnp.float16)
+    dw = jax.grad(partial(jaxloss.linear_cross_entropy, chunk_size=100), 1)(x, w, jnp.zeros(512, int))
+    np.testing.assert_allclose(np.asarray(dw, np.float64)[:, 0], [-1600 / 3, 800 / 3, 800 / 3], rtol=1e-3)
+
+
+def test_dtypes_that_differ_meet_in_the_wider():
+    x, w, b, y, _ = layer(jnp.float32)
+    got = jax.grad(partial(jaxloss.linear_cross_entropy, target=y), (0, 1))(x.astype(jnp.bfloat16), w)
+    assert [g.dtype for g in got] == [jnp.bfloat16, jnp.float32]
+    assert jaxloss.linear_cross_entropy(x, w, y, linear_bias=b.astype(jnp.float64)).dtype == jnp.float64
+    assert jaxloss.linear_cross_entropy(x.astype(jnp.float16), w.astype(jnp.float16), y).dtype == jnp.float32
+
+
+def test_k_dimensions_with_a_mask_and_a_kernel():
+    rng = np.random.default_rng(0)
+    x, w, b = (jnp.asarray(rng.normal(size=s)) for s in ((4, 3), (5, 2, 3), (5, 2)))
+    y = jnp.asarray(rng.integers(0, 5, (4, 2)))
+    where = jnp.array([[True, False], [True, True], [False, False], [True, True]])
+    x_bad = x.at[2].set(jnp.nan)
+
+    def ours(x, w, b, **options):
+        return jaxloss.linear_cross_entropy(x, w, y, linear_bias=b, where=where, chunk_size=2, **options)
+
+    def logits(x, w, b):
+        return jaxloss.cross_entropy(jnp.einsum("nh,cdh->ncd", x, w) + b, y, where=where)
+
+    expected = jax.value_and_grad(logits, (0, 1, 2))(x, w, b)
+    chex.assert_trees_all_close(jax.value_and_grad(ours, (0, 1, 2))(x_bad, w, b), expected, atol=1e-12)
+    turned = jax.value_and_grad(partial(ours, feature_axis=0), (0, 1, 2))(x_bad, jnp.moveaxis(w, -1, 0), b)
+    chex.assert_trees_all_close(
+        turned, (expected[0], (expected[1][0], jnp.moveaxis(expected[1][1], -1, 0), expected[1][2])), atol=1e-12
+    )
+    rows = ours(x_bad, w, b, reduction="none")
+    assert rows.shape == (4, 2)
+    assert (rows[~np.asarray(where)] == 0).all()
+
+
+# What stands beside the loss.
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_statistics_of_rows(soft, reduction):
+    x, w, b, y, q = layer()
+    target = q.astype(jnp.float64) if soft else y
+    where = jnp.arange(N) != 5
+    z = np.asarray(3 * jnp.tanh((x @ w.T + b) / 3))
+    lse = np.log(np.exp(z).sum(1))
+    p = np.exp(z - lse[:, None])
+    keep = np.asarray(where & (True if soft else y != -100))
+    right = z.argmax(1) == (np.asarray(q).argmax(1) if soft else np.asarray(y))
+    squares = keep * 0.1 * lse**2
+    expected = (
+        keep * lse,
+        squares.sum() / keep.sum() if reduction == "mean" else squares,
+        keep & right,
+        keep * -(p * np.log(p)).sum(1),
+    )
+    options = {"z_loss": 0.1, "logit_softcap": 3.0, "where": where, "reduction": reduction}
+    for loss in (
+        lambda **o: jaxloss.linear_cross_entropy(x, w, target, linear_bias=b, chunk_size=4, **o),
+        lambda **o: jaxloss.linear_cross_entropy(x, w, target, linear_bias=b, implementation="autodiff", **o),
+        lambda **o: jaxloss.cross_entropy(x @ w.T + b, target, **o),
+    ):
+        value, found = loss(**options, aux=True)
+        chex.assert_trees_all_close(tuple(found), expected, rtol=1e-10, atol=1e-12)
+        chex.assert_trees_all_close(value, loss(**options), rtol=1e-13)
+        without = loss(**{**options, "z_loss": 0.0})
+        np.testing.assert_allclose(value - found.z_loss, without, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "autodiff"])
+@pytest.mark.parametrize("logits_exist", [False, True])
+def test_statistics_carry_no_gradient_and_change_none(implementation, logits_exist):
+    x, w, _, y, _ = layer()
+
+    def loss(x, **options):
+        options |= {"z_loss": 0.1, "implementation": implementation}
+        if logits_exist:
+            return jaxloss.cross_entropy(x @ w.T, y, **options)
+        return jaxloss.linear_cross_entropy(x, w, y, chunk_size=4, **options)
+
+    (value, _), grad = jax.value_and_grad(partial(loss, aux=True), has_aux=True)(x)
+    chex.assert_trees_all_close((value, grad), jax.value_and_grad(loss)(x), rtol=1e-12, atol=1e-14)
+    of_statistics = jax.grad(lambda x: sum(jnp.sum(a) for a in loss(x, aux=True)[1]))(x)
+    assert (of_statistics == 0).all()
+
+
+def test_the_pair_of_a_mean_and_its_statistics():
+    x, w, _, y, _ = layer()
+    (total, weight), found = jaxloss.linear_cross_entropy(x, w, y, z_loss=0.1, aux=True, reduction="sum_and_weight")
+    value, mean = jaxloss.linear_cross_entropy(x, w, y, z_loss=0.1, aux=True)
+    np.testing.assert_allclose(total / weight, value, rtol=1e-13)
+    np.testing.assert_allclose(found.z_loss[0] / found.z_loss[1], mean.z_loss, rtol=1e-13)
+    assert int(found.correct.sum()) == int((jnp.argmax(x @ w.T, 1) == y).sum())
