@@ -114,7 +114,7 @@ def cross_entropy(
     )
     if implementation == "pallas" and axis < x.ndim - 1:
         raise ValueError(
-            f"{name}: `implementation='pallas'` needs the classes on the last axis, got {axis} of {x.shape}."
+            f'{name}: implementation "pallas" needs the classes on the last axis, got {axis} of {x.shape}.'
         )
     if implementation == "autodiff":
         loss, found, _ = _rows.losses(axis, implementation, aux, x, terms)

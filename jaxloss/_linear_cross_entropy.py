@@ -135,7 +135,7 @@ def linear_cross_entropy(
         features, aux, implementation, matmul, wide, *_chunks(name, chunk_size, accumulator_dtype, x, outputs, wide)
     )
     args = _Args(
-        x.astype(matmul).reshape(-1, x.shape[-1]),
+        _flat(x.ndim - 1, _features_that_count(x, keep)).astype(matmul),
         w.astype(matmul),
         b,
         jax.tree.map(partial(_flat, x.ndim - 1), terms),
@@ -252,8 +252,15 @@ def _chunks(
     return max(1, -(-rows // number)), dtype
 
 
+def _features_that_count(x: Array, keep: Array | None) -> Array:
+    """Rows of features, zero where none of their losses counts."""
+    if keep is None:
+        return x
+    return _check.masked(x, jnp.any(keep, tuple(range(x.ndim - 1, keep.ndim)))[..., None])
+
+
 def _flat(lead: int, a: Array) -> Array:
-    """The leading axes of a term as one."""
+    """The leading axes as one."""
     return a.reshape(math.prod(a.shape[:lead]), *a.shape[lead:]) if a.ndim else a
 
 
@@ -270,13 +277,6 @@ def _join(each: _rows.Terms, shared: _rows.Terms) -> _rows.Terms:
     return each._replace(**{name: a for name, a in shared._asdict().items() if a is not None})
 
 
-def _features_of(x: Array, each: _rows.Terms) -> Array:
-    """Rows of features, zero where none of their losses counts."""
-    if each.keep is None:
-        return x
-    return _check.masked(x, jnp.any(each.keep.reshape(x.shape[0], -1), 1, keepdims=True))
-
-
 def _logits(plan: _Plan, x: Array, args: _Args) -> Array:
     y = _dot(x, args.w, (1,), (plan.features,), plan.wide)
     return y if args.b is None else y + args.b
@@ -289,19 +289,24 @@ def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], d
 Found: TypeAlias = tuple[Array, RowStatistics | None]
 
 
+# Compiled as a whole: calls outside a `jax.jit` compile once, and jax_debug_nans sees no masked row.
+
+
+@partial(jax.jit, static_argnums=0)
 def _losses(plan: _Plan, args: _Args) -> Found:
     """The loss of each row, (N, 1, *D), in plain operations."""
     terms, shared = _split(args.terms, _rows.is_soft(args.terms))
 
     def of(rows: tuple[Array, _rows.Terms]) -> tuple[Found, tuple[()]]:
         x, each = rows
-        logits = _logits(plan, _features_of(x, each), args)
+        logits = _logits(plan, x, args)
         return _rows.losses(1, plan.implementation, plan.aux, logits, _join(each, shared))[:2], ()
 
     found: Found = over_rows(of, (args.x, terms), plan.chunk)[0]
     return found
 
 
+@partial(jax.jit, static_argnums=0)
 def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array | None) -> tuple[Found, _Args]:
     """The loss of each row, and what is wanted of the gradient of their sum, or of their sum with coefficients `g`.
 
@@ -313,7 +318,7 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array | None) -> 
 
     def of(rows: tuple[Array, _rows.Terms, Array | None]) -> tuple[Any, Any]:
         x, each, g = rows
-        x, whole = _features_of(x, each), _join(each, shared)
+        whole = _join(each, shared)
         logits = _logits(plan, x, args)
         loss, found, sums = _rows.losses(1, plan.implementation, plan.aux, logits, whole)
         if g is None:

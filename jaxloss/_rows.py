@@ -130,11 +130,9 @@ MANY = 1000  # classes, from which on there is more than one way to read them, a
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-@partial(
-    jax.jit, static_argnums=0
-)  # A row that does not count may make a NaN inside, but jax_debug_nans looks outside.
+@partial(jax.jit, static_argnums=0)  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _sums(implementation: Implementation, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
-    """The sums of rows on the last axis, read as fast as a platform can; differentiable in any mode and to any order."""
+    """The sums of rows on the last axis, read as fast as a platform can; differentiable in any mode, to any order."""
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(x.ndim - 1, x, index)}
     if implementation == "pallas":
         ways = {"cuda": partial(_by_kernel, False), "default": partial(_by_kernel, True)}

@@ -1,8 +1,8 @@
 """The sum of exponentials of each row and its entry at one class, from a single reading: a Triton kernel for CUDA.
 
 XLA reads a row twice, for its maximum and for the sum. Here one program reads one row from left to right, with a
-running maximum and sum in every lane; each step takes several values per lane, so that going over to a new maximum costs one
-exponential for all of them.
+running maximum and sum in every lane; each step takes several values per lane, so that going over to a new maximum
+costs one exponential for all of them.
 """
 
 from functools import partial
