@@ -7,6 +7,10 @@ from ._categorical import cross_entropy as cross_entropy
 from ._categorical import kl_div as kl_div
 from ._categorical import nll_loss as nll_loss
 from ._categorical import smooth_labels as smooth_labels
+from ._ctc import ctc_loss as ctc_loss
+from ._ctc import ctc_loss_with_logits as ctc_loss_with_logits
+from ._ctc_alignment import ctc_alignment as ctc_alignment
+from ._ctc_alignment import ctc_posteriors as ctc_posteriors
 from ._embedding import cosine_embedding_loss as cosine_embedding_loss
 from ._embedding import cosine_similarity as cosine_similarity
 from ._embedding import pairwise_distance as pairwise_distance

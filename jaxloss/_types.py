@@ -16,3 +16,4 @@ Reduced: TypeAlias = Array | Any
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight"]
 BatchReduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight", "batchmean"]
 Implementation: TypeAlias = Literal["auto", "xla", "autodiff"]
+KernelImplementation: TypeAlias = Literal["auto", "xla", "pallas", "autodiff"]
