@@ -1,4 +1,7 @@
-"""Every test runs in double precision unless it says otherwise; the doctests of the package run without it."""
+"""Every test runs in double precision unless it says otherwise; the doctests of the package run without it.
+
+Nothing here changes how XLA compiles: tests of algebra ask for quick compiling themselves, see `quick`.
+"""
 
 import jax
 import pytest

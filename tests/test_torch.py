@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from torch_grid import Entry, grid
 
 import jaxloss
@@ -35,14 +36,14 @@ def stored() -> tuple[dict[str, Entry], dict[str, dict[str, np.ndarray]]]:
 STORED_ENTRIES, STORED = stored()
 
 
-def ours(entry: Entry, dtype=jnp.float64) -> dict[str, np.ndarray]:
+def ours(entry: Entry, dtype=jnp.float64, jit=quick.jit) -> dict[str, np.ndarray]:
     """What `torch_reference.run` gives, from jaxloss."""
     arrays = {
         name: jnp.asarray(a, dtype if np.issubdtype(a.dtype, np.floating) else None) for name, a in entry.arrays.items()
     }
     fixed = {name: a for name, a in arrays.items() if name not in entry.moving}
 
-    @jax.jit
+    @jit
     def results(moving):
         out = {}
         for reduction in entry.reductions:
