@@ -83,11 +83,19 @@ def log_softmax(x):
 
 
 def batch(log_probs, targets, input_lengths, target_lengths, blank=0, zero_infinity=False):
-    """Loss of each sample of a batch-first array, (N,), and what each adds to the divisor of the mean."""
-    losses = np.array(
-        [
-            recursion(x[:frames], list(target[:size]), blank)
-            for x, target, frames, size in zip(log_probs, targets, input_lengths, target_lengths, strict=True)
-        ]
-    )
+    """Loss of each sample of a batch-first array, (N,)."""
+    samples = zip(log_probs, targets, input_lengths, target_lengths, strict=True)
+    losses = np.array([recursion(x[:frames], list(y[:size]), blank) for x, y, frames, size in samples])
     return np.where(np.isinf(losses) & zero_infinity, 0.0, losses)
+
+
+def ctc_loss(log_probs, targets, input_lengths, target_lengths, batch_first):
+    """For the table of cases: a batch, or a single sample, of targets whose mean divides by their number."""
+    single = log_probs.ndim == 2
+    arrays = [np.asarray(a)[None] if single else a for a in (log_probs, targets, input_lengths, target_lengths)]
+    losses = batch(*arrays)
+    return (losses[0], np.ones(())) if single else (losses, np.ones(losses.shape))
+
+
+def ctc_loss_with_logits(logits, **rest):
+    return ctc_loss(log_softmax(logits), **rest)

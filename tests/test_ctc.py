@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracles_ctc as oracle
 import pytest
+import quick
 from jax import export
 from jax.extend import core
-from jax.test_util import check_grads
 
 import jaxloss
 
@@ -48,7 +48,7 @@ def padded(name):
     return x, np.array(target + [10**6] * (LABELS - len(target))), frames, len(target)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(quick.jit, static_argnums=(4, 5))
 def value_and_gradient(x, target, frames, size, blank, implementation):
     def loss(x):
         return jaxloss.ctc_loss(x, target, frames, size, blank=blank, implementation=implementation, reduction="none")
@@ -80,7 +80,7 @@ def test_the_recursion_of_the_oracles_equals_all_paths():
 def test_alignment_is_the_best_of_all_paths(name):
     frames, _, blank, target = SMALL[name]
     x, labels, _, size = padded(name)
-    path = jax.jit(partial(jaxloss.ctc_alignment, blank=blank))(x, labels, frames, size)
+    path = quick.jit(partial(jaxloss.ctc_alignment, blank=blank))(x, labels, frames, size)
     top, best = oracle.best(log_probs_of(name), target, blank)
     if not best:
         assert path.score == -np.inf
@@ -101,7 +101,7 @@ def test_alignment_is_the_best_of_all_paths(name):
 def test_posteriors_are_shares_of_all_paths(name):
     frames, _, blank, target = SMALL[name]
     x, labels, _, size = padded(name)
-    got = jax.jit(partial(jaxloss.ctc_posteriors, blank=blank))(x, labels, frames, size)
+    got = quick.jit(partial(jaxloss.ctc_posteriors, blank=blank))(x, labels, frames, size)
     expected = np.zeros((LONGEST, LABELS))
     expected[:frames, :size] = oracle.label_posteriors(log_probs_of(name), target, blank)
     np.testing.assert_allclose(got.labels, expected, rtol=1e-11, atol=1e-13)
@@ -196,7 +196,7 @@ def test_impossible_samples_cost_infinity_and_teach_nothing():
 
 def test_a_batch_with_impossible_samples_trains():
     x, y, frames, sizes = drawn()
-    step = jax.jit(
+    step = quick.jit(
         jax.value_and_grad(partial(jaxloss.ctc_loss_with_logits, batch_first=True, zero_infinity=True, reduction="sum"))
     )
     first, _ = step(x, y, frames, sizes)
@@ -213,7 +213,7 @@ def test_what_stands_behind_the_ends_does_not_exist(logits, implementation):
     scores = x if logits else oracle.log_softmax(x)
     loss = jaxloss.ctc_loss_with_logits if logits else jaxloss.ctc_loss
 
-    @jax.jit
+    @quick.jit
     def both(scores, y):
         f = partial(loss, batch_first=True, zero_infinity=True, implementation=implementation)
         return jax.value_and_grad(f)(scores, y, frames, sizes)
@@ -331,10 +331,10 @@ def test_the_custom_rule_is_the_derivative_to_second_order(logits):
     def f(scores, implementation):
         return loss(scores, y, frames, sizes, batch_first=True, implementation=implementation)
 
-    check_grads(jax.jit(partial(f, implementation="auto")), (scores,), order=2, modes=["rev"], rtol=1e-4, atol=1e-5)
-    hessians = [jax.jit(jax.hessian(partial(f, implementation=i)))(scores) for i in ("auto", "autodiff")]
+    quick.check_two_derivatives(partial(f, implementation="auto"), scores, rtol=1e-4, atol=1e-5)
+    hessians = [quick.jit(jax.hessian(partial(f, implementation=i)))(scores) for i in ("auto", "autodiff")]
     np.testing.assert_allclose(*hessians, atol=1e-12)
-    twice = jax.jit(jax.jacrev(jax.jacrev(partial(f, implementation="auto"))))(scores)
+    twice = quick.jit(jax.jacrev(jax.jacrev(partial(f, implementation="auto"))))(scores)
     np.testing.assert_allclose(twice, hessians[1], atol=1e-12)
     direction = jnp.ones_like(scores)
     _, tangent = jax.jvp(partial(f, implementation="autodiff"), (scores,), (direction,))
@@ -404,7 +404,7 @@ def test_kernel_agrees_with_xla(shape, logits):
         value, pull = jax.vjp(losses, scores)
         return value, pull(jnp.arange(1.0, 5.0)[: len(y)])
 
-    kernel, xla = (jax.jit(partial(f, i))(scores) for i in ("pallas", "xla"))
+    kernel, xla = (quick.jit(partial(f, i))(scores) for i in ("pallas", "xla"))
     chex.assert_trees_all_close(kernel, xla, rtol=1e-6, atol=1e-6)
 
 
@@ -420,7 +420,7 @@ def test_kernel_under_vmap_and_second_derivatives():
     def everything(implementation):
         loss = partial(f, implementation=implementation)
         many = jnp.stack([x, 0.5 * x])
-        return jax.jit(lambda: (jax.vmap(jax.grad(loss))(many), jax.hessian(loss)(jnp.asarray(x))))()
+        return quick.jit(lambda: (jax.vmap(jax.grad(loss))(many), jax.hessian(loss)(jnp.asarray(x))))()
 
     chex.assert_trees_all_close(everything("pallas"), everything("xla"), rtol=1e-5, atol=1e-6)
 

@@ -50,12 +50,11 @@ def with_mask(case: Case, arrays, seed=1):
 
 def poisoned(case: Case, arrays, keep, poison):
     """The same arrays with `poison`, or a class that does not exist, wherever `keep` is False."""
-    axis = case.inner_axis(arrays)
+    axes = case.inner_axes(arrays)
     out = dict(arrays)
     for name in case.rows:
-        a, mask = arrays[name], keep
-        if axis is not None and a.ndim > keep.ndim:
-            mask = np.expand_dims(keep, axis)
+        a = arrays[name]
+        mask = np.expand_dims(keep, axes[: a.ndim - keep.ndim])
         out[name] = np.where(mask, a, poison if np.issubdtype(a.dtype, np.floating) else 10**6)
     return out
 
@@ -233,8 +232,8 @@ def test_masked_entries_do_not_exist(case):
         chex.assert_trees_all_equal(dirty, values)
         chex.assert_trees_all_equal(got, clean)
     for name in set(case.rows) & set(clean):
-        axis = case.inner_axis(arrays)
-        rows = clean[name] if axis is None or clean[name].ndim == keep.ndim else np.moveaxis(clean[name], axis, -1)
+        axes = case.inner_axes(arrays)[: clean[name].ndim - keep.ndim]
+        rows = np.moveaxis(clean[name], axes, range(-len(axes), 0))
         assert (np.asarray(rows)[~keep] == 0).all(), name
 
 
@@ -313,7 +312,7 @@ def test_micro_batches_add_up(case):
 @each
 def test_nothing_is_broadcast(case):
     arrays = case.data()
-    for name in set(case.rows[1:]) - {"var", "weight"}:  # these may broadcast
+    for name in set(case.rows[1:]) - {"var", "weight", "targets"}:  # these may broadcast, or be longer
         a = arrays[name]
         for shape in ((*a.shape, 1), (1, *a.shape), a.shape[:-1], (*a.shape[:-1], 1)):
             with pytest.raises((ValueError, TypeError), match=f"`{name}`") as refusal:
