@@ -131,17 +131,21 @@ def test_layouts_and_forms_of_targets_agree():
     x, y, frames, sizes = drawn()
     expected = expected_losses(x, y, frames, sizes)
     joined = np.concatenate([t[:s] for t, s in zip(y, sizes, strict=True)])
+    loss = partial(jaxloss.ctc_loss_with_logits, reduction="none")
     for targets, lengths in ((y, sizes), (joined, sizes), (joined, tuple(sizes)), (jnp.asarray(joined), list(sizes))):
-        first = jaxloss.ctc_loss_with_logits(x, targets, frames, lengths, batch_first=True, reduction="none")
-        second = jaxloss.ctc_loss_with_logits(x.swapaxes(0, 1), targets, frames, lengths, reduction="none")
+        first, second = quick.jit(
+            lambda x, targets=targets, lengths=lengths: (
+                loss(x, targets, frames, lengths, batch_first=True),
+                loss(x.swapaxes(0, 1), targets, frames, lengths),
+            )
+        )(x)
         np.testing.assert_allclose(first, expected, rtol=1e-12)
         chex.assert_trees_all_equal(first, second)
-    one = [jaxloss.ctc_loss_with_logits(x[n], y[n], frames[n], sizes[n], reduction="none") for n in range(len(x))]
-    assert one[0].shape == ()
-    np.testing.assert_allclose(one, expected, rtol=1e-12)
-    np.testing.assert_allclose(
-        jaxloss.ctc_loss(jax.nn.log_softmax(x[1]), y[1], frames[1:2], sizes[1:2], reduction="none"), expected[1]
-    )
+    one = quick.jit(loss)
+    each = [one(*sample) for sample in zip(x, y, frames, sizes, strict=True)]
+    assert each[0].shape == ()
+    np.testing.assert_allclose(each, expected, rtol=1e-12)
+    np.testing.assert_allclose(one(x[1], y[1], frames[1:2], sizes[1:2]), expected[1], rtol=1e-12)
 
 
 def test_alignment_and_posteriors_in_every_layout():
@@ -171,27 +175,29 @@ def test_reductions_divide_by_the_targets_as_torch_does(logits):
     losses = expected_losses(x, y, frames, sizes, zero_infinity=True)
     loss = jaxloss.ctc_loss_with_logits if logits else jaxloss.ctc_loss
     scores = x if logits else oracle.log_softmax(x)
-    got = {
-        r: loss(scores, y, frames, sizes, batch_first=True, zero_infinity=True, reduction=r)
-        for r in ("none", "sum", "mean", "sum_and_weight")
-    }
+    f = partial(loss, batch_first=True, zero_infinity=True)
+    reductions = ("none", "sum", "mean", "sum_and_weight")
+    got = quick.jit(lambda x: {r: f(x, y, frames, sizes, reduction=r) for r in reductions})(scores)
     by_label = losses / np.maximum(sizes, 1)
     expected = {"none": losses, "sum": losses.sum(), "mean": by_label.mean(), "sum_and_weight": (by_label.sum(), 4.0)}
     chex.assert_trees_all_close(got, expected, rtol=1e-12)
 
 
-def test_impossible_samples_cost_infinity_and_teach_nothing():
+@pytest.mark.parametrize("implementation", ["auto", "autodiff"])
+@pytest.mark.parametrize(("zero_infinity", "cost"), [(False, np.inf), (True, 0)])
+def test_impossible_samples_cost_infinity_and_teach_nothing(implementation, zero_infinity, cost):
     x, y, frames, sizes = drawn()
-    loss = partial(jaxloss.ctc_loss_with_logits, batch_first=True, reduction="none")
-    for implementation in ("auto", "autodiff"):
-        plain, zero = (partial(loss, zero_infinity=z, implementation=implementation) for z in (False, True))
-        assert plain(x, y, frames, sizes)[-1] == np.inf
-        assert zero(x, y, frames, sizes)[-1] == 0
-        for f in (plain, zero):
-            gradient = np.asarray(jax.grad(lambda x, f=f: f(x, y, frames, sizes).sum())(x))
-            assert (gradient[-1] == 0).all()
-            assert np.isfinite(gradient).all()
-            assert (gradient[0] != 0).all()
+    options = {"batch_first": True, "zero_infinity": zero_infinity, "implementation": implementation}
+
+    def total(x):
+        losses = jaxloss.ctc_loss_with_logits(x, y, frames, sizes, reduction="none", **options)
+        return losses.sum(), losses
+
+    gradient, losses = jax.device_get(quick.jit(jax.grad(total, has_aux=True))(x))
+    assert losses[-1] == cost
+    assert (gradient[-1] == 0).all()
+    assert np.isfinite(gradient).all()
+    assert (gradient[0] != 0).all()
 
 
 def test_a_batch_with_impossible_samples_trains():
@@ -287,11 +293,13 @@ def test_out_of_range_is_nan_in_its_sample_alone(change):
 def test_never_negative_where_an_alignment_is_nearly_certain():
     rng = np.random.default_rng(3)
     y = np.array([[1, 2, 3, 1]])
+    losses = (jaxloss.ctc_loss_with_logits, jaxloss.ctc_loss)
+    compiled = {loss: jax.jit(partial(loss, batch_first=True)) for loss in losses}
     for sharpness in (20.0, 40.0, 1000.0):
         x = rng.normal(size=(1, 400, 5)) + sharpness * np.eye(5)[[1, 2, 3, 0, 1]].repeat(80, 0)
         x = x.astype(np.float32)
         for loss, scores in ((jaxloss.ctc_loss_with_logits, x), (jaxloss.ctc_loss, jax.nn.log_softmax(x))):
-            value = loss(scores, y, [400], [4], batch_first=True)
+            value = compiled[loss](scores, y, [400], [4])
             assert value.dtype == jnp.float32
             assert 0 <= value < 1
     # Scores that are no log-probabilities have a loss of their own, below 0 too, as in torch.
@@ -370,6 +378,18 @@ def test_what_is_kept_is_one_array_of_the_size_of_the_gradient(logits):
     slots = length * count * labels
     sizes = [a.size for a in arrays_of(trace.jaxpr) if jnp.issubdtype(a.dtype, jnp.floating)]
     assert max(sizes) == slots
+
+
+def test_many_classes_with_repeated_labels():
+    # More classes than a product with one-hot labels is worth: a scatter, into which labels come more than once.
+    x, y, frames, sizes = drawn(shape=(8, 4, 300, 3))
+    gradients = [
+        quick.jit(
+            jax.grad(partial(jaxloss.ctc_loss_with_logits, batch_first=True, zero_infinity=True, implementation=i))
+        )(x, y, frames, sizes)
+        for i in ("auto", "autodiff")
+    ]
+    np.testing.assert_allclose(*gradients, atol=1e-14)
 
 
 def test_half_precision_is_computed_in_float32():

@@ -16,8 +16,10 @@ torch_reference = pytest.importorskip("torch_reference")
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)
 def test_live(entry):
     close(ours(entry), torch_reference.run(entry), 1e-10)
-    # Float32 against float32: a few units of rounding. Variances of 1e-9 cancel there, in torch as here.
-    close(ours(entry, jnp.float32), torch_reference.run(entry, torch.float32), 2e-6)
+    # Float32 against float32: a few units of rounding. Variances of 1e-9 cancel there, in torch as here. In CTC torch's
+    # own rounding is more than that.
+    peer = torch.float64 if entry.loss == "ctc_loss" else torch.float32
+    close(ours(entry, jnp.float32), torch_reference.run(entry, peer), 2e-6)
 
 
 @pytest.mark.parametrize("entry", ENTRIES[::3], ids=str)
