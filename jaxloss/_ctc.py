@@ -210,22 +210,14 @@ def _losses(setting: _Setting, scores: Array, labels: Array, frames: Array, size
     """The loss of each sample, (N,), in plain operations."""
     scores = _sequences.arranged(scores, frames, setting.layout)
     log_total = _log_softmax_parts(scores)[1] if setting.logits else None
-    p_blank, p_labels = _probabilities(setting, scores, labels, frames, log_total)
-    return _loss(_lattice.forward(p_blank, p_labels, _sequences.may_skip(labels), sizes), scores.shape[0])
+    logs = _sequences.emissions(scores, labels, frames, setting.blank, log_total)
+    return _loss(_lattice.forward(*logs, _sequences.may_skip(labels), sizes), scores.shape[0])
 
 
 def _log_softmax_parts(scores: Array) -> tuple[Array, tuple[Array, Array]]:
     """Logits less their maximum, (T, N, C); and, (T, N), that maximum and the logarithm of what the rest sums to."""
     z, top = shift(scores, -1)
     return z, (top[..., 0], log_sum(z, -1)[..., 0])
-
-
-def _probabilities(
-    setting: _Setting, scores: Array, labels: Array, frames: Array, log_total: tuple[Array, Array] | None
-) -> tuple[Wide, Wide]:
-    logs = _sequences.emissions(scores, labels, frames, setting.blank, log_total)
-    log_blank, log_labels = _lattice.apart(logs)  # or every label is looked up twice, once for each part of its number
-    return _wide.exp(log_blank), _wide.exp(log_labels)
 
 
 def _loss(mass: Wide, length: int) -> Array:
@@ -249,10 +241,10 @@ def _losses_custom(setting: _Setting, scores: Array, labels: Array, frames: Arra
 def _losses_fwd(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> tuple[Array, Array]:
     scores = _sequences.arranged(scores, frames, setting.layout)
     z, log_total = _log_softmax_parts(scores) if setting.logits else (None, None)
-    p_blank, p_labels = _probabilities(setting, scores, labels, frames, log_total)
-    states, mass = _both_ways(setting, scores, labels, p_blank, p_labels, sizes)
+    log_blank, log_labels = _lattice.apart(_sequences.emissions(scores, labels, frames, setting.blank, log_total))
+    states, mass = _both_ways(setting, scores, labels, log_blank, log_labels, sizes)
     loss = _loss(mass, scores.shape[0])
-    gradient = -_by_class(setting.blank, _lattice.posterior(states, p_labels, mass), labels, scores.shape[2])
+    gradient = -_by_class(setting.blank, _lattice.posterior(states, log_labels, mass), labels, scores.shape[2])
     if z is not None and log_total is not None:
         gradient += softmax(z, log_total[1][..., None])
     counts = _sequences.live(scores.shape[0], frames) & (loss != jnp.inf)
@@ -269,21 +261,23 @@ _losses_custom.defvjp(_losses_fwd, _losses_bwd)
 
 
 def _both_ways(
-    setting: _Setting, scores: Array, labels: Array, p_blank: Wide, p_labels: Wide, sizes: Array
+    setting: _Setting, scores: Array, labels: Array, log_blank: Array, log_labels: Array, sizes: Array
 ) -> tuple[Wide, Wide]:
     skip = _sequences.may_skip(labels)
     if setting.implementation == "pallas":
-        return _by_kernel(True, p_blank, p_labels, skip, sizes)
+        return _by_kernel(True, log_blank, log_labels, skip, sizes)
     if setting.implementation == "xla" or _kernel_refuses(scores, scores.shape[0], labels):
-        return _lattice.both_ways(p_blank, p_labels, skip, sizes)
-    return _by_kernel(False, p_blank, p_labels, skip, sizes)
+        return _lattice.both_ways(log_blank, log_labels, skip, sizes)
+    return _by_kernel(False, log_blank, log_labels, skip, sizes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _by_kernel(strict: bool, p_blank: Wide, p_labels: Wide, skip: Array, sizes: Array) -> tuple[Wide, Wide]:
+def _by_kernel(strict: bool, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Wide, Wide]:
     """By the kernel on CUDA; elsewhere in XLA, or if `strict` nowhere but on a CPU, interpreted."""
     others = {"cpu": partial(_kernel.both_ways, interpret=True)} if strict else {"default": _lattice.both_ways}
-    result: tuple[Wide, Wide] = lax.platform_dependent(p_blank, p_labels, skip, sizes, cuda=_kernel.both_ways, **others)
+    result: tuple[Wide, Wide] = lax.platform_dependent(
+        log_blank, log_labels, skip, sizes, cuda=_kernel.both_ways, **others
+    )
     return result
 
 

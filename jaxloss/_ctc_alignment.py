@@ -145,9 +145,8 @@ def ctc_posteriors(
     )
     scores = _sequences.arranged(batch.scores, batch.frames, batch.layout)
     logs = _sequences.emissions(scores, batch.labels, batch.frames, batch.blank)
-    p_blank, p_labels = (_wide.exp(a) for a in logs)
-    states, mass = _lattice.both_ways(p_blank, p_labels, _sequences.may_skip(batch.labels), batch.sizes)
-    at_labels = _lattice.posterior(states, p_labels, mass).swapaxes(1, 2)[..., : batch.width]
+    states, mass = _lattice.both_ways(*logs, _sequences.may_skip(batch.labels), batch.sizes)
+    at_labels = _lattice.posterior(states, logs[1], mass).swapaxes(1, 2)[..., : batch.width]
     there = _sequences.live(scores.shape[0], batch.frames) & (mass.exponent > _wide.VANISHED)
     at_blank = jnp.where(there, jnp.maximum(1 - at_labels.sum(2), 0), 0)
     unknown = jnp.where(batch.bad, jnp.nan, 0)

@@ -36,9 +36,10 @@ def refusal(dtype: Any, frames: int, labels: int) -> str:
 
 
 def both_ways(
-    p_blank: Wide, p_labels: Wide, skip: Array, sizes: Array, *, interpret: bool = False
+    log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, interpret: bool = False
 ) -> tuple[Wide, Wide]:
     """What `_lattice.both_ways` gives."""
+    p_blank, p_labels = _wide.exp(log_blank), _wide.exp(log_labels)
     length, slots, count = p_labels.fraction.shape
     lanes = pl.next_power_of_2(slots + 1)
     shapes = [
