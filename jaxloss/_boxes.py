@@ -225,7 +225,7 @@ def complete_box_iou_loss(
 
 
 class Box(NamedTuple):
-    """Left, top, right, bottom."""
+    """Left, top, right, bottom; or top, left, bottom, right."""
 
     x1: Array
     y1: Array
@@ -263,10 +263,8 @@ def _pair(
 
 def _corners(box: Array, box_format: str) -> Box:
     p, q, r, s = (box[..., i] for i in range(4))
-    if box_format == "xyxy":
+    if box_format in ("xyxy", "yxyx"):  # every loss here is the same with its axes exchanged
         return Box(p, q, r, s)
-    if box_format == "yxyx":
-        return Box(q, p, s, r)
     if box_format == "xywh":
         return Box(p, q, p + r, q + s)
     return Box(p - r / 2, q - s / 2, p + r / 2, q + s / 2)

@@ -162,10 +162,10 @@ BREAKAGES = [
         "_ratio(v, 1 - pair.iou + v)",
         "trade_off",
     ),
-    ("_boxes.py", "return Box(q, p, s, r)", "return Box(p, q, r, s)", "formats"),
+    ("_boxes.py", "return Box(p, q, p + r, q + s)", "return Box(p, q, r, s)", "formats"),
     ("_boxes.py", "jnp.where(point, 1, h / size)", "h / size", "degenerate"),
     ("_boxes.py", "empty = b == 0", "empty = b < 0", "degenerate"),
-    ("_boxes.py", "(width > 0) & (height > 0)", "width * height > 0", "value_for and box_iou"),
+    ("_boxes.py", "(width > 0) & (height > 0)", "width * height > 0", "far_apart"),
     (
         "_numerics.py",
         "return x / jnp.maximum(norm(x, 2, axis, keepdims=True), eps)",

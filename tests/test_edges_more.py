@@ -309,10 +309,10 @@ def test_focal_tversky_is_a_root_of_tversky():
 @pytest.mark.parametrize("mode", ["multiclass", "multilabel"])
 def test_generalized_dice_with_a_class_that_is_not_there(weighting, mode):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 4, 5))
-    index = rng.integers(0, 3, size=(2, 5))  # never class 3
+    x = rng.normal(size=(2, 4, 15))
+    index = rng.integers(0, 3, size=(2, 15))  # never class 3, and of the others more than one pixel each
     target = index if mode == "multiclass" else np.moveaxis(np.eye(4)[index], -1, 1)
-    keep = rng.uniform(size=(2, 5)) < 0.6
+    keep = rng.uniform(size=(2, 15)) < 0.6
     where = keep if mode == "multiclass" else keep[:, None]
     options = {"weighting": weighting, "mode": mode}
     expected, _ = oracles.generalized_dice_loss(x, target, where=where, **options)
