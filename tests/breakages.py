@@ -112,6 +112,67 @@ BREAKAGES = [
     ),
     ("_segmentation.py", "low=0) / 2", "low=0)", "dice"),
     ("_segmentation.py", "counts = counts & present", "counts = counts", "class or dice"),
+    ("_segmentation.py", "jnp.where(largest == 0, 1, largest), w)", "w, w)", "generalized_dice_with"),
+    ("_segmentation.py", "jnp.where(zero, 1, x)) / gamma))", "jnp.where(zero, 1, x)) * gamma))", "focal_tversky_is"),
+    ("_errors.py", "jnp.square(x - t) / 2", "jnp.square(x - t)", "l2"),
+    ("_errors.py", "jnp.where(d < 0, q - 1, 0)", "(q - 1)", "no_slope"),
+    ("_errors.py", "jnp.where(d < 0, 1 - tau, tau)", "jnp.where(d < 0, tau, 1 - tau)", "value_for and expectile"),
+    ("_errors.py", "jnp.where(size < 1, near,", "jnp.where(size < 0, near,", "near_and_far"),
+    ("_errors.py", "jnp.maximum(absolute(t), eps)", "absolute(t)", "percentage_of"),
+    ("_hinge.py", "axis), -jnp.inf, x), axis)", "axis), 0, x), axis)", "value_for and multiclass_hinge"),
+    (
+        "_hinge.py",
+        "_power(positive_part(margin - y * x), p)",
+        "_power(jnp.maximum(margin - y * x, 0), p)",
+        "margin_is_met",
+    ),
+    ("_classes.py", "nll - epsilon * jnp", "nll + epsilon * jnp", "value_for and poly"),
+    ("_classes.py", "jnp.where(limit, nll, 0), jnp", "nll, jnp", "minus_infinity_at"),
+    ("_classes.py", "return z >= least", "return z > least", "value_for and sparsemax"),
+    ("_classes.py", "_sparse_plus(x)) - t * (1 - t)", "_sparse_plus(x))", "value_for and binary_sparsemax"),
+    ("_divergence.py", "temperature * temperature * jnp", "temperature * jnp", "value_for and distillation"),
+    ("_divergence.py", "gone = p == 0", "gone = p < 0", "nobody_has or shut_off"),
+    ("_divergence.py", "xlogy(t, t) - times(t, x)", "xlogy(t, t) - t * x", "nobody_has"),
+    (
+        "_divergence.py",
+        "x, z = (_check.masked(a, jnp.expand_dims(keep, axis)) for a in (x, z))",
+        "pass",
+        "ignored_rows_may",
+    ),
+    ("_contrastive.py", "own, k, keep & (number != i)", "own, k, number != i", "not_in_the_batch"),
+    ("_contrastive.py", "_log_total(s, ~same & counted)", "_log_total(s, ~same)", "not_in_the_batch"),
+    ("_contrastive.py", "jnp.where(keep, cost_of_no, 0)", "cost_of_no", "not_in_the_batch"),
+    ("_contrastive.py", "held = lax.stop_gradient(s)", "held = s", "circle_are_constant"),
+    ("_contrastive.py", "reduction, keep & paired)", "reduction, keep)", "anchors_without"),
+    ("_contrastive.py", "reduction, keep, share=pairs)", "reduction, keep)", "anchors_without"),
+    (
+        "_contrastive.py",
+        "jax.checkpoint(lambda anchor: row(*anchor), prevent_cse=False)",
+        "lambda a: row(*a)",
+        "matrix",
+    ),
+    (
+        "_contrastive.py",
+        "softplus_pair(_similarity(own, q, scale) - _log_total(_similarity(others, q, scale), allowed))[0]",
+        "jnp.log(1 + jnp.exp(_log_total(_similarity(others, q, scale), allowed) - _similarity(own, q, scale)))",
+        "confident_pair",
+    ),
+    (
+        "_boxes.py",
+        "lax.stop_gradient(_ratio(v, 1 - pair.iou + v + pair.eps))",
+        "_ratio(v, 1 - pair.iou + v)",
+        "trade_off",
+    ),
+    ("_boxes.py", "return Box(p, q, p + r, q + s)", "return Box(p, q, r, s)", "formats"),
+    ("_boxes.py", "jnp.where(point, 1, h / size)", "h / size", "degenerate"),
+    ("_boxes.py", "empty = b == 0", "empty = b < 0", "degenerate"),
+    ("_boxes.py", "(width > 0) & (height > 0)", "width * height > 0", "far_apart"),
+    (
+        "_numerics.py",
+        "return x / jnp.maximum(norm(x, 2, axis, keepdims=True), eps)",
+        "return x / norm(x, 2, axis, keepdims=True)",
+        "zeros",
+    ),
     ("_numerics.py", "jnp.where(one_hot(index, z, axis), 0, jnp.exp(z))", "jnp.exp(z)", "ce or confident"),
     ("_numerics.py", "divide(da - quotient * db, b)", "divide(da + quotient * db, b)", "gaussian"),
     ("_numerics.py", "return jnp.where(x < 0, 0, x)", "return jnp.where(x <= 0, 0, x)", "clamp"),
@@ -168,7 +229,8 @@ BREAKAGES = [
 def noticed(package: Path, words: str) -> bool:
     """Whether a test that matches `words` fails on the package."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-    tests = [*ROOT.glob("tests/test_[penbcs]*.py")]  # properties, edges, numerics, bad input, ctc, segmentation
+    # properties, edges, numerics, bad input, boxes, ctc, contrastive, segmentation
+    tests = [*ROOT.glob("tests/test_[penbcs]*.py")]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-k", words, "-p", "no:cacheprovider", *tests]
     run = subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, check=False)
     if run.returncode not in (0, 1):

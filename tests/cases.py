@@ -23,7 +23,9 @@ class Case:
     `draw(rng, shape)` makes the array arguments, away from kinks; `shapes[0]` is the shape that most tests use.
     `numbers` are float options, which may be traced. `rows` names the arguments that a mask can poison: those with
     one entry for each entry of the unreduced loss, give or take the axes `inner`, which that loss no longer has:
-    "class" is torch's class axis. In losses over `regions` a mask is over pixels, which the unreduced loss has not.
+    "class" is torch's class axis. In losses over `regions` a mask is over pixels, which the unreduced loss has not, or
+    over a batch in which every row meets every other. A loss with a part `held` constant has not the derivative of its
+    value.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Case:
     rows: tuple[str, ...] = ("input", "target")
     inner: int | str | tuple[int, ...] | None = None
     regions: bool = False
+    held: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -478,3 +481,7 @@ CASES = [
         )
     ),
 ]
+
+from cases_more import MORE  # noqa: E402 - its rows are made of what stands above
+
+CASES += MORE

@@ -6,8 +6,8 @@ Nothing here changes how XLA compiles: tests of algebra ask for quick compiling 
 import jax
 import pytest
 
-# Scripts that pytest would import to look for doctests; the first needs torch.
-collect_ignore = ["torch_reference.py", "breakages.py"]
+# Scripts that pytest would import to look for doctests; those of references need torch and Keras.
+collect_ignore = ["torch_reference.py", "peer_reference.py", "breakages.py"]
 
 
 @pytest.fixture(autouse=True)

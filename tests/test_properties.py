@@ -86,7 +86,7 @@ def test_mask_of_every_shape_of_broadcast(case):
         chex.assert_trees_all_close(got, (loss[keep].sum(), share[keep].sum()), rtol=1e-12, atol=1e-14)
 
 
-@each
+@of(case for case in CASES if not case.held)
 def test_first_derivative_is_that_of_the_oracle(case):
     arrays = case.data()
     loss, moving = split(case, arrays)
@@ -129,7 +129,7 @@ def test_derivative_of_every_number(case):
         np.testing.assert_allclose(grads[name], (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
 
 
-@each
+@of(case for case in CASES if not case.held)
 def test_second_derivatives(case):
     loss, moving = split(case, case.data())
     # The sum, since the mean holds its denominator constant, weights and all.

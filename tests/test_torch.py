@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
+from cases import MORE
 from torch_grid import Entry, grid
 
 import jaxloss
@@ -83,6 +84,7 @@ def test_the_grid_is_what_was_stored():
 def test_the_grid_reaches_every_function_that_torch_has_too():
     ours_alone = {"dice_loss", "iou_loss", "tversky_loss", "sigmoid_focal_loss", "softmax_focal_loss", "smooth_labels"}
     ours_alone |= {"ctc_loss_with_logits", "ctc_alignment", "ctc_posteriors"}
+    ours_alone |= {case.loss.__name__ for case in MORE}
     of_torch = {name for name in dir(jaxloss) if inspect.isfunction(getattr(jaxloss, name))} - ours_alone
     assert {entry.loss for entry in ENTRIES} | {"logsumexp", "log_softmax"} == of_torch
 
