@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from . import _check, _labels, _rows
 from ._numerics import at_least_float32, pick, times, upcast, xlogy
 from ._reduce import REDUCTIONS, mean, reduce
-from ._types import Array, ArrayLike, BatchReduction, Implementation, Number, Reduced, Reduction, RowStatistics
+from ._types import Array, ArrayLike, BatchReduction, KernelImplementation, Number, Reduced, Reduction, RowStatistics
 
 
 def cross_entropy(
@@ -21,7 +21,7 @@ def cross_entropy(
     z_loss: Number = 0.0,
     logit_softcap: Number | None = None,
     aux: bool = False,
-    implementation: Implementation = "auto",
+    implementation: KernelImplementation = "auto",
     weight: ArrayLike | None = None,
     axis: int | None = None,
     where: ArrayLike | None = None,
@@ -130,7 +130,7 @@ def cross_entropy(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _each_row(
-    axis: int, implementation: Implementation, aux: bool, x: Array, terms: _rows.Terms
+    axis: int, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
 ) -> tuple[Array, RowStatistics | None]:
     return _rows.losses(axis, implementation, aux, x, terms)[:2]
 
@@ -139,7 +139,7 @@ Residuals: TypeAlias = tuple[Array, _rows.Terms, _rows.Sums]
 
 
 def _each_row_fwd(
-    axis: int, implementation: Implementation, aux: bool, x: Array, terms: _rows.Terms
+    axis: int, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
 ) -> tuple[tuple[Array, RowStatistics | None], Residuals]:
     loss, found, sums = _rows.losses(axis, implementation, aux, x, terms)
     return (loss, found), (x, terms, sums)
@@ -147,7 +147,7 @@ def _each_row_fwd(
 
 def _each_row_bwd(
     axis: int,
-    implementation: Implementation,
+    implementation: KernelImplementation,
     aux: bool,
     residuals: Residuals,
     cotangents: tuple[Array, RowStatistics | None],

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import TORCH_EPSILON, norm, positive_part
+from ._numerics import TORCH_EPSILON, norm, positive_part, unit
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -101,8 +101,7 @@ def cosine_similarity(x1: ArrayLike, x2: ArrayLike, *, axis: int = 1, eps: Numbe
     a, b = _check.broadcast_together(name, x1=a, x2=b)
     axis = _check.one_axis(name, axis, a)
     eps = _check.number(name, "eps", eps, a.dtype)
-    units = [v / jnp.maximum(norm(v, 2, axis, keepdims=True), eps) for v in (a, b)]
-    return jnp.sum(units[0] * units[1], axis)
+    return jnp.sum(unit(a, axis, eps) * unit(b, axis, eps), axis)
 
 
 def cosine_embedding_loss(

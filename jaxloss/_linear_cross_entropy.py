@@ -12,7 +12,7 @@ from . import _check, _rows
 from ._chunks import over_rows
 from ._numerics import at_least_float32, upcast
 from ._reduce import REDUCTIONS, of_total, reduce
-from ._types import Array, ArrayLike, Implementation, Number, Reduced, Reduction, RowStatistics
+from ._types import Array, ArrayLike, KernelImplementation, Number, Reduced, Reduction, RowStatistics
 
 
 def linear_cross_entropy(
@@ -29,7 +29,7 @@ def linear_cross_entropy(
     feature_axis: int = -1,
     chunk_size: int | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
-    implementation: Implementation = "auto",
+    implementation: KernelImplementation = "auto",
     weight: ArrayLike | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
@@ -211,7 +211,7 @@ class _Plan(NamedTuple):
 
     features: int  # the axis of the weight that is contracted
     aux: bool
-    implementation: Implementation
+    implementation: KernelImplementation
     matmul: jnp.dtype  # of the factors of every matmul
     wide: jnp.dtype  # of their sums
     chunk: int  # rows at a time
@@ -374,7 +374,8 @@ _total.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _each(plan: _Plan, args: _Args) -> Found:
     """The loss of each row, (N, 1, *D)."""
-    return _losses(plan, args)
+    found: Found = _losses(plan, args)
+    return found
 
 
 def _each_fwd(plan: _Plan, primals: Any) -> tuple[Found, tuple[_Args, _Args]]:

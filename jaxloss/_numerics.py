@@ -104,6 +104,11 @@ def _power(x: Array, p: float) -> Array:
     return jnp.where(zero, 0, power)
 
 
+def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
+    """Vectors divided by their length, or by `eps` if that is more; one of zeros stays, with a finite derivative."""
+    return x / jnp.maximum(norm(x, 2, axis, keepdims=True), eps)
+
+
 @jax.custom_jvp
 def softplus_pair(x: Array) -> tuple[Array, Array]:
     """(log(1 + e^-x), log(1 + e^x)): both never negative, from one exponential and one logarithm."""

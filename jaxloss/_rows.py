@@ -38,7 +38,7 @@ from ._numerics import (
     upcast,
 )
 from ._reduce import reduce
-from ._types import Array, ArrayLike, Implementation, Number, RowStatistics
+from ._types import Array, ArrayLike, KernelImplementation, Number, RowStatistics
 
 
 class Terms(NamedTuple):
@@ -108,7 +108,7 @@ def _is_zero(value: Number) -> bool:
 
 
 def losses(
-    axis: int, implementation: Implementation, statistics: bool, x: Array, terms: Terms
+    axis: int, implementation: KernelImplementation, statistics: bool, x: Array, terms: Terms
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
     sums = _read(axis, implementation, x, terms)
@@ -116,7 +116,7 @@ def losses(
     return cost(axis, z, sums, terms), _statistics(axis, z, sums, terms) if statistics else None, sums
 
 
-def _read(axis: int, implementation: Implementation, x: Array, terms: Terms) -> Sums:
+def _read(axis: int, implementation: KernelImplementation, x: Array, terms: Terms) -> Sums:
     index = None if is_soft(terms) else terms.target
     if implementation == "autodiff" or axis < x.ndim - 1:
         return Sums(*_plain(axis, _logits(x, terms), index))
@@ -131,7 +131,9 @@ MANY = 1000  # classes, from which on there is more than one way to read them, a
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 @partial(jax.jit, static_argnums=0)  # jax_debug_nans sees only what leaves, not the rows that do not count
-def _sums(implementation: Implementation, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+def _sums(
+    implementation: KernelImplementation, x: Array, index: Array | None, keep: Array | None
+) -> tuple[Array, Array]:
     """The sums of rows on the last axis, read as fast as a platform can; differentiable in any mode, to any order."""
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(x.ndim - 1, x, index)}
     if implementation == "pallas":
@@ -168,7 +170,7 @@ def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | Non
 
 @_sums.defjvp
 def _sums_jvp(
-    implementation: Implementation,
+    implementation: KernelImplementation,
     primals: tuple[Array, Array | None, Array | None],
     tangents: tuple[Array, Array | None, Array | None],
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

@@ -1,4 +1,4 @@
-"""Losses between regions: dice, IoU and Tversky, for one class, several, or overlapping labels."""
+"""Losses between regions: dice, IoU, Tversky and their relatives, for one class, several, or overlapping labels."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -13,6 +13,7 @@ from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
 Empty: TypeAlias = Literal["smooth", "zero", "skip"]
+Weighting: TypeAlias = Literal["square", "simple", "uniform"]
 
 
 class Regions(NamedTuple):
@@ -225,6 +226,167 @@ def tversky_loss(
     return _loss(name, input, target, options, alpha, beta, smooth, weight, where, reduction)
 
 
+def focal_tversky_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    mode: Mode = "binary",
+    alpha: Number = 0.3,
+    beta: Number = 0.7,
+    gamma: Number = 4 / 3,
+    smooth: Number = 1.0,
+    per_sample: bool = False,
+    classes: Sequence[int] | None = None,
+    empty: Empty = "smooth",
+    ignore_index: int = -100,
+    weight: ArrayLike | None = None,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""A root of the Tversky loss, which puts more weight on regions that are nearly right already than on lost ones.
+
+    $$\ell = w_c \left(1 - \frac{TP + s}{TP + \alpha\,FP + \beta\,FN + s}\right)^{1/\gamma}, \qquad
+    TP = \sum p\,t, \quad FP = \sum p\,(1 - t), \quad FN = \sum (1 - p)\,t$$
+
+    Args:
+        input: Logits x, floating point. "binary": any shape, p = sigmoid(x). "multilabel": (N, C, d1, ..., dK),
+            p = sigmoid(x). "multiclass": the same shape, p = softmax(x) over the class axis.
+        target: Truth t in [0, 1] in the input's shape, floating point, integers or booleans; "multiclass" also
+            takes class indices in the input's shape without the class axis.
+        mode: "binary", "multiclass" or "multilabel".
+        alpha: Price of a false positive. A number or a 0-d array.
+        beta: Price of a false negative. A number or a 0-d array.
+        gamma: The root, greater than 0; 1 gives `tversky_loss`. A number or a 0-d array.
+        smooth: s, added above and below, at least 0. A number or a 0-d array.
+        per_sample: Whether each sample, along the first axis, has its own regions, or the batch has one.
+        classes: The classes that count, for example `range(1, C)` to leave out the background; by default all.
+        empty: What a class costs whose region is empty in the target: "smooth", what the formula says; "zero",
+            nothing; "skip", nothing, and it leaves the mean.
+        ignore_index: Pixels with this class index do not exist. It may be any integer.
+        weight: Weight w of each class, (C,). The mean divides by the sum over what counts.
+        axis: The class axis; by default 1. For classes last, pass -1.
+        where: Boolean mask over pixels, of the target's shape, with indices; otherwise of the input's, or
+            broadcastable to it. What stands in a masked pixel has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss, or a pair of scalars; float32, or float64 if an argument is. Unreduced it is
+        () or (N,) with `per_sample` for "binary", and (C,) or (N, C) otherwise, C counting only `classes`. Two
+        empty regions without smoothing agree: they cost 0. The mean over nothing is NaN with gradient 0. A class
+        index outside [0, C) makes the loss NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, a number is negative, `gamma` is not above 0, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.focal_tversky_loss(jnp.array([9.0, 9.0, -9.0, -9.0]), jnp.array([1, 0, 0, 0]))
+        Array(0.2171, dtype=float32)
+
+    Note:
+        The exponent is the paper's 1/gamma, for each region; other libraries raise to gamma, or the mean of the
+        regions. alpha is the price of false positives as in `tversky_loss`; the paper calls that beta. `where` masks
+        pixels, not entries of the unreduced loss. The derivative is 0 where the loss is.
+
+    References:
+        Abraham and Khan (2018), "A Novel Focal Tversky Loss Function with Improved Attention U-Net for Lesion
+        Segmentation", https://arxiv.org/abs/1810.07842
+    """
+    name = "focal_tversky_loss"
+    options = Regions(mode, per_sample, classes, empty, ignore_index, axis)
+    return _loss(name, input, target, options, alpha, beta, smooth, weight, where, reduction, gamma)
+
+
+def generalized_dice_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    mode: Mode = "multiclass",
+    weighting: Weighting = "square",
+    smooth: Number = 1.0,
+    per_sample: bool = False,
+    classes: Sequence[int] | None = None,
+    ignore_index: int = -100,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Dice loss of all classes together, each weighted by the size of its region, so that small ones count.
+
+    $$\ell = 1 - \frac{2 \sum_c w_c \sum p\,t + s}{\sum_c w_c \bigl(\sum p + \sum t\bigr) + s}, \qquad
+    w_c \propto \Bigl(\sum t\Bigr)^{-2}, \quad \sum_c w_c = 1$$
+
+    Args:
+        input: Logits x, floating point, (N, C, d1, ..., dK). "multiclass": p = softmax(x) over the class axis;
+            "multilabel": p = sigmoid(x).
+        target: Truth t in [0, 1] in the input's shape, floating point, integers or booleans; "multiclass" also
+            takes class indices in the input's shape without the class axis.
+        mode: "multiclass" or "multilabel".
+        weighting: "square", one over the squared size of the region; "simple", one over its size; "uniform", all
+            alike. A class whose region is empty in the target has the largest weight of the others.
+        smooth: s, added above and below, at least 0. A number or a 0-d array.
+        per_sample: Whether each sample, along the first axis, has its own regions, or the batch has one.
+        classes: The classes that count, for example `range(1, C)` to leave out the background; by default all.
+        ignore_index: Pixels with this class index do not exist. It may be any integer.
+        axis: The class axis; by default 1. For classes last, pass -1.
+        where: Boolean mask over pixels, of the target's shape, with indices; otherwise of the input's, or
+            broadcastable to it. What stands in a masked pixel has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss, () or (N,) with `per_sample`, or a pair of scalars; float32, or float64 if an
+        argument is. Empty regions without smoothing agree: they cost 0. The mean over nothing is NaN with gradient
+        0. A class index outside [0, C) makes the loss NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, a number is negative, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> x = 9 * jnp.array([[[1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, -1.0, 1.0]]])
+        >>> jaxloss.generalized_dice_loss(x, jnp.array([[0, 0, 1, 1]]))
+        Array(0.2, dtype=float32)
+
+    Note:
+        The weights are normalised, so that `smooth` keeps its size in pixels whatever the regions are. optax weighs
+        the dice loss of each class instead, and does not sum over classes within the fraction.
+
+    References:
+        Sudre et al. (2017), "Generalised Dice overlap as a deep learning loss function for highly unbalanced
+        segmentations", https://arxiv.org/abs/1707.03237
+    """
+    name = "generalized_dice_loss"
+    _check.choice(name, "mode", mode, ("multiclass", "multilabel"))
+    _check.choice(name, "weighting", weighting, ("square", "simple", "uniform"))
+    options = Regions(mode, per_sample, classes, "smooth", ignore_index, axis)
+    p, t, keep, class_axis = _pixels(name, input, target, options, where)
+    smooth = _check.number(name, "smooth", smooth, p.dtype, low=0)
+    chosen = _chosen(name, classes, p, class_axis)
+    if chosen is not None:
+        p, t, keep = (jnp.take(a, chosen, class_axis) for a in (p, t, keep))
+
+    summed = _summed_axes(name, p, class_axis, per_sample)
+    size, wrong = jnp.sum(t, summed), jnp.sum(p * (1 - t) + (1 - p) * t, summed)
+    w = _by_size(size, weighting)
+    both = jnp.sum(p, summed) + size
+    loss = _share(jnp.sum(w * wrong, -1), jnp.sum(w * both, -1) + smooth)
+    return reduce(name, loss, reduction, jnp.any(keep, (*summed, class_axis or 0)))
+
+
+def _by_size(size: Array, weighting: Weighting) -> Array:
+    """Weights of the classes on the last axis, which sum to 1."""
+    empty = size == 0
+    w = jnp.where(empty, 1, size) ** {"square": -2, "simple": -1, "uniform": 0}[weighting]
+    largest = jnp.max(jnp.where(empty, 0, w), -1, keepdims=True)
+    w = jnp.where(empty, jnp.where(largest == 0, 1, largest), w)
+    return w / jnp.sum(w, -1, keepdims=True)
+
+
 def _loss(
     name: str,
     input: ArrayLike,
@@ -236,6 +398,7 @@ def _loss(
     weight: ArrayLike | None,
     where: ArrayLike | None,
     reduction: str,
+    gamma: Number | None = None,
 ) -> Reduced:
     _check.choice(name, "empty", options.empty, ("smooth", "zero", "skip"))
     p, t, keep, axis = _pixels(name, input, target, options, where)
@@ -247,19 +410,17 @@ def _loss(
         if axis is None:
             raise ValueError(f"{name}: `weight` is for each class, and mode='binary' has none.")
         w = _labels.per_class(name, weight, p.shape[axis], p.dtype)
-    if options.classes is not None:
-        if axis is None:
-            raise ValueError(f"{name}: `classes` chooses among classes, and mode='binary' has none.")
-        chosen = _chosen(name, options.classes, p.shape[axis])
+    chosen = _chosen(name, options.classes, p, axis)
+    if chosen is not None:
         p, t, keep = (jnp.take(a, chosen, axis) for a in (p, t, keep))
         w = None if w is None else w[chosen]
 
     summed = _summed_axes(name, p, axis, options.per_sample)
     hit, false, missed = (jnp.sum(a, summed) for a in (p * t, p * (1 - t), (1 - p) * t))
-    whole = hit + alpha * false + beta * missed + smooth
-    # Two empty regions without smoothing agree.
-    nothing = whole == 0
-    loss = 1 - jnp.where(nothing, 1, (hit + smooth) / jnp.where(nothing, 1, whole))
+    wrong = alpha * false + beta * missed
+    loss = _share(wrong, hit + wrong + smooth)
+    if gamma is not None:
+        loss = _root(loss, _check.number(name, "gamma", gamma, p.dtype, low=0, above=True))
 
     counts, present = jnp.any(keep, summed), jnp.sum(t, summed) > 0
     if options.empty == "zero":
@@ -309,8 +470,24 @@ def _summed_axes(name: str, p: Array, axis: int | None, per_sample: bool) -> tup
     return tuple(i for i in range(p.ndim) if i != axis and not (per_sample and i == 0))
 
 
-def _chosen(name: str, classes: Sequence[int], num_classes: int) -> jax.Array:
+def _chosen(name: str, classes: Sequence[int] | None, p: Array, axis: int | None) -> Array | None:
+    if classes is None:
+        return None
+    if axis is None:
+        raise ValueError(f"{name}: `classes` chooses among classes, and mode='binary' has none.")
     chosen = [_check.integer(name, "classes", c) for c in classes]
-    if not chosen or not all(0 <= c < num_classes for c in chosen):
-        raise ValueError(f"{name}: `classes` must name some of the classes 0 to {num_classes - 1}, got {chosen}.")
+    if not chosen or not all(0 <= c < p.shape[axis] for c in chosen):
+        raise ValueError(f"{name}: `classes` must name some of the classes 0 to {p.shape[axis] - 1}, got {chosen}.")
     return jnp.asarray(chosen)
+
+
+def _share(part: Array, whole: Array) -> Array:
+    """part / whole, 0 for two empty regions without smoothing, which agree."""
+    nothing = whole == 0
+    return jnp.where(nothing, 0, part / jnp.where(nothing, 1, whole))
+
+
+def _root(x: Array, gamma: Number) -> Array:
+    """x^(1/γ) for x ≥ 0, with derivative 0 at 0."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.exp(jnp.log(jnp.where(zero, 1, x)) / gamma))

@@ -15,7 +15,7 @@ Reduced: TypeAlias = Array | Any
 
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight"]
 BatchReduction: TypeAlias = Literal["mean", "sum", "none", "sum_and_weight", "batchmean"]
-Implementation: TypeAlias = Literal["auto", "xla", "pallas", "autodiff"]
+KernelImplementation: TypeAlias = Literal["auto", "xla", "pallas", "autodiff"]
 
 
 class RowStatistics(NamedTuple):

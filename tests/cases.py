@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import oracles
+import oracles_ctc
 
 import jaxloss
 
 IGNORED = -100
+CUSTOM_VJP = (
+    *(jaxloss.cross_entropy, jaxloss.linear_cross_entropy),
+    *(jaxloss.ctc_loss, jaxloss.ctc_loss_with_logits),
+)
 Arrays = dict[str, np.ndarray]
 
 
@@ -20,8 +25,10 @@ class Case:
 
     `draw(rng, shape)` makes the array arguments, away from kinks; `shapes[0]` is the shape that most tests use.
     `numbers` are float options, which may be traced. `rows` names the arguments that a mask can poison: those with
-    one entry for each entry of the unreduced loss, give or take the axis `inner`, which that loss no longer has:
-    "class" is torch's class axis. In losses over `regions` a mask is over pixels, which the unreduced loss has not.
+    one entry for each entry of the unreduced loss, give or take the axes `inner`, which that loss no longer has:
+    "class" is torch's class axis. In losses over `regions` a mask is over pixels, which the unreduced loss has not, or
+    over a batch in which every row meets every other. A loss with a part `held` constant has not the derivative of its
+    value.
     """
 
     name: str
@@ -32,8 +39,9 @@ class Case:
     static: dict[str, Any] = field(default_factory=dict)
     shapes: tuple[tuple[int, ...], ...] = ((3, 5), (), (1,), (7,), (2, 3, 4))
     rows: tuple[str, ...] = ("input", "target")
-    inner: int | str | None = None
+    inner: int | str | tuple[int, ...] | None = None
     regions: bool = False
+    held: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -45,8 +53,7 @@ class Case:
     @property
     def forward_mode(self) -> bool:
         """A custom_vjp refuses forward mode; `autodiff` stands in the table too."""
-        custom = self.loss in (jaxloss.cross_entropy, jaxloss.linear_cross_entropy)
-        return not custom or self.static.get("implementation") == "autodiff"
+        return self.loss not in CUSTOM_VJP or self.static.get("implementation") == "autodiff"
 
     def data(self, seed: int = 0, shape: tuple[int, ...] | None = None) -> Arrays:
         return self.draw(np.random.default_rng(seed), self.shapes[0] if shape is None else shape)
@@ -61,12 +68,13 @@ class Case:
         """The argument that is differentiated twice."""
         return self.rows[0]
 
-    def inner_axis(self, arrays: Arrays) -> int | None:
-        """The axis that `first` has and the unreduced loss has not, counted from the front."""
+    def inner_axes(self, arrays: Arrays) -> tuple[int, ...]:
+        """The axes that `first` has and the unreduced loss has not, counted from the front."""
         ndim = arrays[self.first].ndim
         if self.inner == "class":
-            return (0 if ndim == 1 else 1) if "axis" not in self.static else self.static["axis"] % ndim
-        return None if self.inner is None else int(self.inner) % ndim
+            return ((0 if ndim == 1 else 1) if "axis" not in self.static else self.static["axis"] % ndim,)
+        axes = () if self.inner is None else self.inner if isinstance(self.inner, tuple) else (self.inner,)
+        return tuple(axis % ndim for axis in axes)
 
 
 def differentiable(arrays: Arrays) -> Arrays:
@@ -178,6 +186,22 @@ def listed(rng, shape):
     """Some labels, once or twice, then -1, then what must not be read."""
     axis = 0 if len(shape) == 1 else 1
     return {"input": rng.normal(size=shape), "target": np.asarray(rng.integers(-1, shape[axis], size=shape))}
+
+
+def sequences(name):
+    """Targets of one label or none, whose mean divides by their number alone; longer ones have tests of their own."""
+
+    def draw(rng, shape):
+        *count, length, classes = shape
+        scores = rng.normal(size=shape) * 2
+        return {
+            name: oracles_ctc.log_softmax(scores) if name == "log_probs" else scores,
+            "targets": np.asarray(rng.integers(1, classes, size=(*count, 2))),
+            "input_lengths": np.asarray(rng.integers(2, length + 1, size=count)),
+            "target_lengths": np.asarray(rng.integers(0, 2, size=count)),
+        }
+
+    return draw
 
 
 def class_weights(shape):
@@ -491,4 +515,25 @@ CASES = [
         shapes=IMAGES,
         regions=True,
     ),
+    *(
+        Case(
+            f"{loss.__name__} {implementation}",
+            loss,
+            oracle,
+            sequences(scores),
+            static={"batch_first": True, "implementation": implementation},
+            shapes=((3, 4, 5), (4, 5), (1, 4, 5)),
+            rows=(scores, "targets", "input_lengths", "target_lengths"),
+            inner=(-2, -1),
+        )
+        for loss, oracle, scores, implementation in (
+            (jaxloss.ctc_loss, oracles_ctc.ctc_loss, "log_probs", "auto"),
+            (jaxloss.ctc_loss, oracles_ctc.ctc_loss, "log_probs", "autodiff"),
+            (jaxloss.ctc_loss_with_logits, oracles_ctc.ctc_loss_with_logits, "logits", "auto"),
+        )
+    ),
 ]
+
+from cases_more import MORE  # noqa: E402 - its rows are made of what stands above
+
+CASES += MORE

@@ -1,10 +1,13 @@
-"""Every test runs in double precision unless it says otherwise; the doctests of the package run without it."""
+"""Every test runs in double precision unless it says otherwise; the doctests of the package run without it.
+
+Nothing here changes how XLA compiles: tests of algebra ask for quick compiling themselves, see `quick`.
+"""
 
 import jax
 import pytest
 
-# Scripts that pytest would import to look for doctests; the first needs torch.
-collect_ignore = ["torch_reference.py", "breakages.py"]
+# Scripts that pytest would import to look for doctests; those of references need torch and Keras.
+collect_ignore = ["torch_reference.py", "peer_reference.py", "breakages.py"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,27 +1,114 @@
 """The scripts in notebooks/ run as a user would run them and keep their promises."""
 
+import json
 import re
+import runpy
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
-def test_digits_reaches_97_percent_and_leaves_everything_behind(tmp_path):
-    run = subprocess.run(
-        [sys.executable, NOTEBOOKS / "digits.py", "--out", tmp_path],
+def run(script, out, *arguments):
+    """What a script prints to stdout, line by line, and to stderr."""
+    result = subprocess.run(
+        [sys.executable, NOTEBOOKS / script, "--out", out, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=tmp_path,
+        cwd=out,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines(), result.stderr
+
+
+def leaves_behind(out, *pictures):
+    for picture in pictures:
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    assert (out / "best").is_dir()
+    assert len(list((out / "tensorboard").glob("events.out.tfevents.*"))) == 1
+
+
+def test_digits_reaches_97_percent_and_leaves_everything_behind(tmp_path):
+    lines, stderr = run("digits.py", tmp_path)
     assert sum("validation loss" in line for line in lines) == 30
-    assert "training" in run.stderr, "the progress bar"
+    assert "training" in stderr, "the progress bar"
     assert float(re.fullmatch(r"held-out accuracy: ([\d.]+) %", lines[-1])[1]) >= 97
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "best").is_dir()
-    assert len(list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))) == 1
+    leaves_behind(tmp_path, "curves.png")
+
+
+def error_rate(line):
+    return float(re.fullmatch(r"held-out character error rate: ([\d.]+) %", line)[1])
+
+
+def test_an_eighth_of_ctc_digits_already_reads_and_leaves_everything_behind(tmp_path):
+    lines, stderr = run("ctc_digits.py", tmp_path, "--steps", "300")
+    assert sum("validation loss" in line for line in lines) == 2
+    assert "training" in stderr, "the progress bar"
+    assert error_rate(lines[-1]) <= 20
+    leaves_behind(tmp_path, "curves.png", "alignment.png")
+
+
+def as_cells(script):
+    """Type and text of each cell, by the percent format: a markdown cell is a comment."""
+    for part in re.split(r"^# %%", script, flags=re.MULTILINE)[1:]:
+        title, _, text = part.partition("\n")
+        if title == " [markdown]":
+            yield "markdown", re.sub(r"^# ?", "", text, flags=re.MULTILINE).strip()
+        else:
+            yield "code", text.strip()
+
+
+@pytest.mark.parametrize("rendered", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_rendered_notebook_is_its_script_executed(rendered):
+    cells = json.loads(rendered.read_text())["cells"]
+    assert [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells] == list(
+        as_cells(rendered.with_suffix(".py").read_text())
+    ), "make it again with the command in its first cell"
+    assert all(cell["execution_count"] == n for n, cell in enumerate((c for c in cells if c["cell_type"] == "code"), 1))
+
+
+def test_rendered_ctc_digits_shows_what_it_promises():
+    path = NOTEBOOKS / "ctc_digits.ipynb"
+    outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", ()) for output in outputs) == 2
+    text = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
+    assert {output.get("name", "picture") for output in outputs} == {"stdout", "picture"}
+    assert error_rate(text.splitlines()[-1]) <= 2
+    assert path.stat().st_size < 500_000
+
+
+@cache
+def names(script):
+    return runpy.run_path(str(NOTEBOOKS / script))
+
+
+def test_edit_distance_is_that_of_its_definition():
+    @cache
+    def distance(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        a, b = (rng.integers(3, size=rng.integers(7)) for _ in range(2))
+        assert names("ctc_digits.py")["edit_distance"](a, b) == distance(tuple(a), tuple(b))
+
+
+def test_reading_merges_repeats_then_drops_blanks_and_stops_at_the_end():
+    path = np.array([[10, 3, 3, 10, 3, 7, 7, 10, 1], [5, 5, 5, 10, 10, 5, 10, 2, 2]])
+    read = names("ctc_digits.py")["read"](np.eye(11)[path], np.array([8, 9]))
+    assert [digits.tolist() for digits in read] == [[3, 3, 7], [5, 5, 2]]
+
+
+def test_no_image_of_a_test_strip_was_seen_in_training():
+    parts = [{image.tobytes() for image in data.images} for data in names("ctc_digits.py")["load_data"]()]
+    assert [len(part) for part in parts] == [1197, 240, 360]
+    assert len(set.union(*parts)) == 1797

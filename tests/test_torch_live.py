@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ torch_reference = pytest.importorskip("torch_reference")
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)
 def test_live(entry):
     close(ours(entry), torch_reference.run(entry), 1e-10)
-    # Float32 against float32: a few units of rounding. Variances of 1e-9 cancel there, in torch as here.
-    close(ours(entry, jnp.float32), torch_reference.run(entry, torch.float32), 2e-6)
+    # Float32 against float32: a few units of rounding. Variances of 1e-9 cancel there, in torch as here. In CTC torch's
+    # own rounding is more than that.
+    peer = torch.float64 if entry.loss == "ctc_loss" else torch.float32
+    close(ours(entry, jnp.float32), torch_reference.run(entry, peer), 2e-6)
 
 
 @pytest.mark.parametrize("entry", ENTRIES[::3], ids=str)
@@ -26,7 +29,7 @@ def test_bfloat16_loses_no_more_than_its_input_did(entry):
         for name, a in entry.arrays.items()
     }
     exact = Entry(entry.id, entry.loss, rounded, entry.options, entry.moving)
-    got, expected = ours(exact, jnp.bfloat16), torch_reference.run(exact)
+    got, expected = ours(exact, jnp.bfloat16, jax.jit), torch_reference.run(exact)
     values = {key for key in got if key.startswith("value")}
     close({k: got[k] for k in values}, {k: expected[k] for k in values}, 2e-6)
     close({k: got[k] for k in got if k not in values}, {k: expected[k] for k in got if k not in values}, 2**-8)

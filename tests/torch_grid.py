@@ -201,10 +201,38 @@ def _linear(rng):
         )
 
 
+def _sequences(rng):
+    """Logits, which both sides put through log_softmax: torch's gradient is that of logits whatever it is given."""
+    for length, count, classes, labels in ((12, 4, 5, 4), (30, 3, 9, 7), (7, 2, 3, 0)):
+        for blank in (0, classes - 1, 1):
+            y = rng.integers(0, classes - 1, size=(count, labels))
+            y += y >= blank
+            y[0] = y[0, :1]  # one label again and again
+            frames = rng.integers(2 * labels + 1, length + 1, size=count)
+            sizes = rng.integers(0, labels + 1, size=count)
+            frames[0], sizes[0] = length, labels
+            arrays = {
+                "log_probs": rng.normal(size=(length, count, classes)) * 3,
+                "targets": y,
+                "input_lengths": frames,
+                "target_lengths": sizes,
+            }
+            yield from _entries("ctc_loss", arrays, ("log_probs",), blank=[blank])
+            if blank == 0 and labels:
+                joined = np.concatenate([row[:size] for row, size in zip(y, sizes, strict=True)])
+                yield from _entries("ctc_loss", {**arrays, "targets": joined}, ("log_probs",))
+                one = {name: a[:, 0] if name == "log_probs" else np.asarray(a[0]) for name, a in arrays.items()}
+                yield from _entries("ctc_loss", one, ("log_probs",))
+                # The first sample cannot be aligned; torch's gradient for it is a NaN unless its cost is made 0.
+                short = {**arrays, "input_lengths": np.array([labels - 1, *frames[1:]])}
+                yield from _entries("ctc_loss", short, ("log_probs",), zero_infinity=[True])
+
+
 def grid() -> list[Entry]:
     """Every entry, with an id of its own."""
     rng = np.random.default_rng(20260713)
-    entries = [*_regression(rng), *_binary(rng), *_classes(rng), *_margins(rng), *_embeddings(rng), *_linear(rng)]
+    entries = [*_regression(rng), *_binary(rng), *_classes(rng), *_margins(rng), *_embeddings(rng), *_sequences(rng)]
+    entries += _linear(rng)
     seen: dict[str, int] = {}
     unique = []
     for entry in entries:

@@ -26,6 +26,8 @@ def run(entry: Entry, dtype: torch.dtype = torch.float64) -> dict[str, np.ndarra
             arguments = entry.call(tensors, reduction)
             if "axis" in arguments:
                 arguments["dim"] = arguments.pop("axis")
+            if entry.loss == "ctc_loss":
+                arguments["log_probs"] = arguments["log_probs"].log_softmax(-1)
             value = loss(**arguments)
         cotangent = torch.from_numpy(np.asarray(entry.cotangent(tuple(value.shape)))).to(value.dtype)
         value.backward(cotangent)

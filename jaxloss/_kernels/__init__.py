@@ -1,1 +1,1 @@
-"""Kernels in Pallas. They know arrays and blocks, nothing of reductions, weights or ignored classes."""
+"""Kernels in Pallas. They know arrays and blocks, nothing of reductions, weights or ignored entries."""

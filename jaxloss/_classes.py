@@ -1,0 +1,301 @@
+"""More losses over classes: poly, generalized cross entropy, sparsemax."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from . import _check, _labels
+from ._numerics import at_least_float32, log_sum, log_sum_around, pick, shift, times, upcast
+from ._reduce import reduce
+from ._types import Array, ArrayLike, Number, Reduced, Reduction
+
+
+def poly_cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    epsilon: Number = 2.0,
+    ignore_index: int = -100,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Cross entropy whose expansion in powers of 1 - p has another first coefficient.
+
+    $$\ell = \sum_c q_c \bigl(-\log p_c + \epsilon\,(1 - p_c)\bigr), \qquad p = \operatorname{softmax}(x)$$
+
+    where q is 1 at the class of an index and 0 elsewhere, or given class probabilities. `epsilon=0` is cross entropy.
+
+    Args:
+        input: Logits x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
+        target: Class indices of any integer dtype, in the input's shape without the class axis; or class
+            probabilities q, floating point, in the input's shape.
+        epsilon: What is added to the first coefficient, at least -1. A number or a 0-d array.
+        ignore_index: Rows with this class index count neither in the sum nor in the mean. It may be any integer.
+            With class probabilities it means nothing, and one that is not negative is refused.
+        axis: The class axis: by default 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, `epsilon` is a Python number below -1, or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.poly_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1]))
+        Array(1.693, dtype=float32)
+
+    Note:
+        torch has no such loss. A class of probability 0 may have logit -inf.
+
+    References:
+        Leng et al. (2022), "PolyLoss", https://arxiv.org/abs/2204.12511
+    """
+    name = "poly_cross_entropy"
+    rows = _rows(name, input, target, ignore_index, axis, where)
+    epsilon = _check.number(name, "epsilon", epsilon, rows.logits.dtype, low=-1)
+    return reduce(name, _expected(lambda nll: nll - epsilon * jnp.expm1(-nll), rows), reduction, rows.keep)
+
+
+def generalized_cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    q: Number = 0.7,
+    ignore_index: int = -100,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Between cross entropy and mean absolute error: a bounded loss, which wrong labels do less harm.
+
+    $$\ell = \sum_c t_c \, \frac{1 - p_c^q}{q}, \qquad p = \operatorname{softmax}(x)$$
+
+    where t is 1 at the class of an index and 0 elsewhere, or given class probabilities. `q=0` is cross entropy, its
+    limit.
+
+    Args:
+        input: Logits x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
+        target: Class indices of any integer dtype, in the input's shape without the class axis; or class
+            probabilities t, floating point, in the input's shape.
+        q: How far to go from cross entropy (0) to absolute error (1). A number or a 0-d array.
+        ignore_index: Rows with this class index count neither in the sum nor in the mean. It may be any integer.
+            With class probabilities it means nothing, and one that is not negative is refused.
+        axis: The class axis: by default 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, `q` is a Python number outside [0, 1], or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.generalized_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1]), q=0.5)
+        Array(0.5858, dtype=float32)
+
+    Note:
+        torch has no such loss. It takes logits, where Keras takes probabilities, so that a small p^q keeps its
+        digits. A right class of logit -inf costs 1/q.
+
+    References:
+        Zhang and Sabuncu (2018), "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+        Labels", https://arxiv.org/abs/1805.07836
+    """
+    name = "generalized_cross_entropy"
+    rows = _rows(name, input, target, ignore_index, axis, where)
+    dtype = rows.logits.dtype
+    q = jnp.asarray(_check.number(name, "q", q, dtype, low=0, high=1), dtype)
+
+    def cost(nll: Array) -> Array:
+        limit = q == 0
+        at_limit, inner = jnp.where(limit, nll, 0), jnp.where(limit, 1, q)
+        # At q = 0 the second term is 0 too, and makes the derivative for q right.
+        return jnp.where(limit, at_limit - times(q / 2, at_limit * at_limit), -jnp.expm1(-inner * nll) / inner)
+
+    return reduce(name, _expected(cost, rows), reduction, rows.keep)
+
+
+class Rows(NamedTuple):
+    """Clean logits with their class axis, the target, and which rows count.
+
+    The target holds class probabilities, or if `indexed` a class index for each row, with the class axis of size 1.
+    """
+
+    logits: Array
+    axis: int
+    target: Array
+    indexed: bool
+    keep: Array | None
+
+
+def _rows(
+    name: str, input: ArrayLike, target: ArrayLike, ignore_index: int, axis: int | None, where: ArrayLike | None
+) -> Rows:
+    x = _check.floating(name, "input", input)
+    axis = _labels.class_axis(name, axis, x)
+    ignore_index = _check.integer(name, "ignore_index", ignore_index)
+    soft = _labels.probabilities(name, target, x, axis, ignore_index)
+    if soft is None:
+        index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
+        x = upcast(_check.masked(x, jnp.expand_dims(keep, axis)))
+        return Rows(x, axis, jnp.expand_dims(index, axis), True, keep)
+    mask = _check.mask(name, where, _check.without(axis, x.shape))
+    counted = None if mask is None else jnp.expand_dims(mask, axis)
+    dtype = at_least_float32(x.dtype, soft.dtype)
+    x, soft = (_check.masked(a, counted).astype(dtype) for a in (x, soft))
+    return Rows(x, axis, soft, False, mask)
+
+
+def _expected(cost: Callable[[Array], Array], rows: Rows) -> Array:
+    """Σ q cost(-log p): that of the right class, or that of all classes by their probabilities."""
+    axis, target, (z, _) = rows.axis, rows.target, shift(rows.logits, rows.axis)
+    if rows.indexed:
+        return _spoilt(cost(log_sum_around(z, target, axis) - pick(z, target, axis)), rows)
+    return jnp.sum(times(target, cost(log_sum(z, axis) - z)), axis)
+
+
+def _spoilt(loss: Array, rows: Rows) -> Array:
+    """Without the class axis; NaN, and so is the gradient, in rows that count but have no right answer."""
+    return jnp.squeeze(_labels.spoiled(jnp.ones_like(loss), rows.target) * loss, rows.axis)
+
+
+def sparsemax_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    ignore_index: int = -100,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""What cross entropy is to softmax, for sparsemax, which gives many classes probability 0 exactly.
+
+    $$\ell = \sum_c q_c \Bigl(\tfrac12 \sum_{j \in S} (x_j^2 - \tau^2) - x_c\Bigr) + \tfrac12 \sum_c q_c^2, \qquad
+    p = \max(0, x - \tau), \quad \sum_c p_c = 1, \quad S = \{c : p_c > 0\}$$
+
+    where q is 1 at the class of an index and 0 elsewhere, or given class probabilities. The gradient is p - q.
+
+    Args:
+        input: Scores x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
+        target: Class indices of any integer dtype, in the input's shape without the class axis; or class
+            probabilities q, floating point, in the input's shape.
+        ignore_index: Rows with this class index count neither in the sum nor in the mean. It may be any integer.
+            With class probabilities it means nothing, and one that is not negative is refused.
+        axis: The class axis: by default 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.sparsemax_loss(jnp.array([[0.5, 0.0, -3.0], [2.0, 0.0, 0.0]]), jnp.array([0, 0]), reduction="none")
+        Array([0.0625, 0.    ], dtype=float32)
+
+    Note:
+        torch has no such loss. optax calls this multiclass_sparsemax_loss, and its sparsemax_loss is
+        `binary_sparsemax_loss` here. It sorts the classes.
+
+    References:
+        Martins and Astudillo (2016), "From Softmax to Sparsemax", https://arxiv.org/abs/1602.02068
+    """
+    name = "sparsemax_loss"
+    rows = _rows(name, input, target, ignore_index, axis, where)
+    axis, (z, _) = rows.axis, shift(rows.logits, rows.axis)
+    # The sums run over a set of classes that is constant to differentiation.
+    support = _support(lax.stop_gradient(z), axis)
+    inside = jnp.where(support, z, 0)
+    tau = (jnp.sum(inside, axis, keepdims=True) - 1) / jnp.maximum(jnp.sum(support, axis, keepdims=True), 1)
+    conjugate = jnp.sum(jnp.where(support, inside * inside - tau * tau, 0), axis, keepdims=True) / 2
+    if rows.indexed:
+        loss = _spoilt(conjugate - pick(z, rows.target, axis) + 0.5, rows)
+    else:
+        q = rows.target
+        loss = jnp.sum(times(q, conjugate - z) + q * q / 2, axis)
+    return reduce(name, loss, reduction, rows.keep)
+
+
+def _support(z: Array, axis: int) -> Array:
+    """The classes to which sparsemax gives a probability above 0."""
+    down = jnp.flip(jnp.sort(z, axis), axis)
+    rank = _labels.along(axis, z, jnp.arange(1, z.shape[axis] + 1))
+    above = 1 + rank * down > jnp.cumsum(down, axis)  # in the largest `rank` classes only if it holds
+    least = jnp.min(jnp.where(above, down, jnp.inf), axis, keepdims=True)
+    return z >= least
+
+
+def binary_sparsemax_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""`sparsemax_loss` of two classes: a logistic loss that is exactly 0 from a score of 1 on.
+
+    $$\ell = t\,s(-x) + (1 - t)\,s(x) - t\,(1 - t), \qquad
+    s(x) = \begin{cases} 0 & x \le -1 \\ (x + 1)^2 / 4 & -1 < x < 1 \\ x & x \ge 1 \end{cases}$$
+
+    Args:
+        input: Scores x, floating point, any shape.
+        target: Targets t in [0, 1], of the input's shape; floating point or integers.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.binary_sparsemax_loss(jnp.array([0.0, 2.0, -2.0]), jnp.array([1, 1, 1]), reduction="none")
+        Array([0.25, 0.  , 2.  ], dtype=float32)
+
+    Note:
+        torch has no such loss.
+
+    References:
+        Blondel, Martins and Niculae (2020), "Learning with Fenchel-Young Losses", https://arxiv.org/abs/1901.02324
+    """
+    name = "binary_sparsemax_loss"
+    x, t, keep = _check.pair(name, input, target, where, integer_target=True)
+    loss = times(t, _sparse_plus(-x)) + times(1 - t, _sparse_plus(x)) - t * (1 - t)
+    return reduce(name, loss, reduction, keep)
+
+
+def _sparse_plus(x: Array) -> Array:
+    held = jnp.where(jnp.abs(x) < 1, x, -1)
+    return jnp.where(x >= 1, x, jnp.square(held + 1) / 4)

@@ -1,0 +1,484 @@
+"""Contrastive losses: each vector of a batch against the others.
+
+No function here needs the whole matrix of similarities. With `chunk_size` they are formed for so many anchors at a
+time, and again in the backward pass.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from . import _check, _labels
+from ._numerics import log_sum, positive_part, shift, softplus_pair, unit
+from ._reduce import reduce
+from ._types import Array, ArrayLike, Number, Reduced, Reduction
+
+Result = TypeVar("Result")
+
+
+def info_nce_loss(
+    query: ArrayLike,
+    positive: ArrayLike,
+    negatives: ArrayLike | None = None,
+    *,
+    temperature: Number = 0.1,
+    normalize: bool = True,
+    chunk_size: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Wants a query closer to its positive than to any negative: cross entropy of the positive among them.
+
+    $$\ell_i = -\log \frac{e^{s_{ii}}}{e^{s_{ii}} + \sum_j e^{s_{ij}}}, \qquad
+    s_{ij} = \frac{q_i \cdot k_j}{T \, \lVert q_i \rVert \, \lVert k_j \rVert}$$
+
+    where the sum is over the negatives, or without them over the positives of all other queries.
+
+    Args:
+        query: Vectors q, floating point, (N, D).
+        positive: A vector k for each query, (N, D).
+        negatives: Vectors for all queries, (M, D), or for each its own, (N, M, D). By default the other positives.
+        temperature: T, greater than 0. A number or a 0-d array, which may be traced and learned.
+        normalize: Whether to divide by the lengths of the vectors.
+        chunk_size: How many queries to compare at a time. By default all at once. Static.
+        where: Boolean mask, (N,) or broadcastable to it. A masked pair is neither query nor negative: what stands
+            there has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the loss of each query, (N,), or a pair of scalars; float32, or float64 if an argument is. The mean
+        over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit, or `normalize` is not a bool.
+        ValueError: If a shape does not fit, `temperature` is a Python number not above 0, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.info_nce_loss(jnp.eye(2), jnp.eye(2), temperature=1.0)
+        Array(0.3133, dtype=float32)
+
+    Note:
+        torch has no such loss. A query without negatives costs 0. A vector of zeros has similarity 0 to all.
+
+    References:
+        van den Oord et al. (2018), "Representation Learning with Contrastive Predictive Coding",
+        https://arxiv.org/abs/1807.03748
+    """
+    name = "info_nce_loss"
+    (q, k), keep = _vectors(name, where, normalize, query=query, positive=positive)
+    scale = 1 / _check.number(name, "temperature", temperature, q.dtype, low=0, above=True)
+    chunk_size = _chunk(name, chunk_size)
+    if negatives is None:
+        return reduce(name, _in_batch(q, k, keep, scale, chunk_size), reduction, keep)
+
+    others = _negatives(name, negatives, q, normalize)
+    if others.ndim == 3:
+        loss = _per_anchor(lambda q, k, own: _among(q, k, own, True, scale), chunk_size, q, k, others)
+    else:
+        loss = _per_anchor(lambda q, k: _among(q, k, others, True, scale), chunk_size, q, k)
+    return reduce(name, loss, reduction, keep)
+
+
+def _negatives(name: str, negatives: ArrayLike, q: Array, normalize: bool) -> Array:
+    n = _check.floating(name, "negatives", negatives)
+    if n.shape[-1:] != q.shape[-1:] or n.ndim not in (2, 3) or (n.ndim == 3 and len(n) != len(q)):
+        raise ValueError(
+            f"{name}: `negatives` must have shape (M, {q.shape[1]}), or ({q.shape[0]}, M, {q.shape[1]}) for negatives "
+            f"of each query's own, got {n.shape}."
+        )
+    n = n.astype(q.dtype)
+    return unit(n) if normalize else n
+
+
+def _in_batch(q: Array, k: Array, keep: Array, scale: Number, chunk_size: int | None) -> Array:
+    """Cross entropy of each query's own key among all keys."""
+    number = jnp.arange(len(q))
+    return _per_anchor(lambda q, own, i: _among(q, own, k, keep & (number != i), scale), chunk_size, q, k, number)
+
+
+def _among(q: Array, own: Array, others: Array, allowed: Array | bool, scale: Number) -> Array:
+    """-log of the share that a query's own key has among itself and others; never formed as a difference."""
+    return softplus_pair(_similarity(own, q, scale) - _log_total(_similarity(others, q, scale), allowed))[0]
+
+
+def clip_loss(
+    image_features: ArrayLike,
+    text_features: ArrayLike,
+    *,
+    logit_scale: Number = 1 / 0.07,
+    normalize: bool = True,
+    chunk_size: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Finds the text of each image and the image of each text in the batch.
+
+    $$\ell_i = -\frac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}} - \frac12 \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}},
+    \qquad s_{ij} = a \, \frac{x_i \cdot y_j}{\lVert x_i \rVert \, \lVert y_j \rVert}$$
+
+    Args:
+        image_features: Vectors x, floating point, (N, D).
+        text_features: A vector y for each image, (N, D).
+        logit_scale: a, the reciprocal of the temperature, greater than 0. A number or a 0-d array, which may be
+            traced and learned.
+        normalize: Whether to divide by the lengths of the vectors.
+        chunk_size: How many rows to compare at a time. By default all at once. Static.
+        where: Boolean mask, (N,) or broadcastable to it. A masked pair is not in the batch: what stands there has
+            no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the loss of each pair, (N,), or a pair of scalars; float32, or float64 if an argument is. The mean
+        over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit, or `normalize` is not a bool.
+        ValueError: If a shape does not fit, `logit_scale` is a Python number not above 0, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.clip_loss(jnp.eye(2), jnp.eye(2), logit_scale=1.0)
+        Array(0.3133, dtype=float32)
+
+    Note:
+        torch has no such loss. As in open_clip, `logit_scale` is the factor itself: pass `jnp.exp` of a parameter
+        that holds its logarithm. open_clip takes vectors of length 1, to which `normalize` does nothing.
+
+    References:
+        Radford et al. (2021), "Learning Transferable Visual Models From Natural Language Supervision",
+        https://arxiv.org/abs/2103.00020
+    """
+    name = "clip_loss"
+    (x, y), keep = _vectors(name, where, normalize, image_features=image_features, text_features=text_features)
+    scale = _check.number(name, "logit_scale", logit_scale, x.dtype, low=0, above=True)
+    chunk_size = _chunk(name, chunk_size)
+    loss = (_in_batch(x, y, keep, scale, chunk_size) + _in_batch(y, x, keep, scale, chunk_size)) / 2
+    return reduce(name, loss, reduction, keep)
+
+
+def siglip_loss(
+    image_features: ArrayLike,
+    text_features: ArrayLike,
+    *,
+    logit_scale: Number = 10.0,
+    logit_bias: Number = -10.0,
+    normalize: bool = True,
+    chunk_size: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Tells for each image and text in the batch whether they belong together, each pair for itself.
+
+    $$\ell_i = \sum_j \log \bigl(1 + e^{-z_{ij} s_{ij}}\bigr), \qquad
+    s_{ij} = a \, \frac{x_i \cdot y_j}{\lVert x_i \rVert \, \lVert y_j \rVert} + b, \quad
+    z_{ij} = \begin{cases} 1 & i = j \\ -1 & i \ne j \end{cases}$$
+
+    Args:
+        image_features: Vectors x, floating point, (N, D).
+        text_features: A vector y for each image, (N, D).
+        logit_scale: a, greater than 0. A number or a 0-d array, which may be traced and learned.
+        logit_bias: b. A number or a 0-d array, which may be traced and learned.
+        normalize: Whether to divide by the lengths of the vectors.
+        chunk_size: How many images to compare at a time. By default all at once. Static.
+        where: Boolean mask, (N,) or broadcastable to it. A masked pair is not in the batch: what stands there has
+            no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the loss of each image, (N,), or a pair of scalars; float32, or float64 if an argument is. The mean
+        over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit, or `normalize` is not a bool.
+        ValueError: If a shape does not fit, `logit_scale` is a Python number not above 0, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.siglip_loss(jnp.eye(2), jnp.eye(2), logit_scale=1.0, logit_bias=0.0)
+        Array(1.006, dtype=float32)
+
+    Note:
+        torch has no such loss. As in the paper the mean divides by the number of images and not of pairs, and the
+        scale and bias default to its initial values. `logit_scale` is the factor itself: pass `jnp.exp` of a
+        parameter that holds its logarithm.
+
+    References:
+        Zhai et al. (2023), "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
+    """
+    name = "siglip_loss"
+    (x, y), keep = _vectors(name, where, normalize, image_features=image_features, text_features=text_features)
+    scale = _check.number(name, "logit_scale", logit_scale, x.dtype, low=0, above=True)
+    bias = _check.number(name, "logit_bias", logit_bias, x.dtype)
+    number = jnp.arange(len(x))
+
+    def row(image: Array, i: Array) -> Array:
+        cost_of_yes, cost_of_no = softplus_pair(_similarity(y, image, scale) + bias)
+        return jnp.sum(jnp.where(number == i, cost_of_yes, jnp.where(keep, cost_of_no, 0)))
+
+    return reduce(name, _per_anchor(row, _chunk(name, chunk_size), x, number), reduction, keep)
+
+
+def nt_xent_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    temperature: Number = 0.1,
+    normalize: bool = True,
+    chunk_size: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""SimCLR's normalised, temperature-scaled cross entropy of every positive against all negatives.
+
+    $$\ell_i = \sum_{p \in P_i} -\log \frac{e^{s_{ip}}}{e^{s_{ip}} + \sum_{j \in N_i} e^{s_{ij}}}, \qquad
+    s_{ij} = \frac{x_i \cdot x_j}{T \, \lVert x_i \rVert \, \lVert x_j \rVert}$$
+
+    where P are the other vectors with the anchor's label and N those with another label.
+
+    Args:
+        input: Vectors x, floating point, (N, D).
+        target: A label for each vector, (N,), any integer dtype; or a second view of each, floating point, (N, D).
+            Then all 2N vectors are anchors, each with its other view as the one positive.
+        temperature: T, greater than 0. A number or a 0-d array, which may be traced and learned.
+        normalize: Whether to divide by the lengths of the vectors.
+        chunk_size: How many anchors to compare at a time. By default all at once. Static.
+        where: Boolean mask, (N,) or broadcastable to it. A masked vector, with its other view, is neither anchor
+            nor positive nor negative: what stands there has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+            With labels the mean divides by the number of positive pairs, to which an anchor without a positive adds
+            none; with views by the number of anchors.
+
+    Returns:
+        A scalar, the loss of each anchor, (N,), with views the mean of the two, or a pair of scalars; float32, or
+        float64 if an argument is. The mean over nothing, no pair at all included, is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit, or `normalize` is not a bool.
+        ValueError: If a shape does not fit, `temperature` is a Python number not above 0, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> jaxloss.nt_xent_loss(x, jnp.array([7, 7, 3]), temperature=1.0)
+        Array(0.3133, dtype=float32)
+
+    Note:
+        torch has no such loss. As in optax and pytorch-metric-learning, other positives are not in the denominator;
+        in `supervised_contrastive_loss` they are. A batch without a positive pair is NaN in the mean, as in optax, but
+        (0, 0) with "sum_and_weight", so that it does no harm among others.
+
+    References:
+        Chen et al. (2020), "A Simple Framework for Contrastive Learning", https://arxiv.org/abs/2002.05709
+    """
+    name = "nt_xent_loss"
+    second = _check.as_integers(target) is None and _check.array(name, "target", target).ndim > 1
+    if second:
+        views, keep = _vectors(name, where, normalize, input=input, target=target)
+        x, counted = jnp.concatenate(views), jnp.concatenate([keep, keep])
+        labels = jnp.tile(jnp.arange(len(keep)), 2)
+    else:
+        (x,), keep = _vectors(name, where, normalize, input=input)
+        counted, labels = keep, _groups(name, target, len(x))
+    scale = 1 / _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
+    number = jnp.arange(len(x))
+
+    def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
+        s, same = _similarity(x, anchor, scale), labels == label
+        positives = same & counted & (number != i)
+        cost = softplus_pair(s - _log_total(s, ~same & counted))[0]
+        return jnp.sum(jnp.where(positives, cost, 0)), jnp.sum(positives)
+
+    loss, pairs = _per_anchor(row, _chunk(name, chunk_size), x, labels, number)
+    if second:
+        return reduce(name, jnp.mean(loss.reshape(2, -1), 0), reduction, keep)
+    return reduce(name, loss, reduction, keep, share=pairs)
+
+
+def supervised_contrastive_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    temperature: Number = 0.1,
+    normalize: bool = True,
+    chunk_size: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Pulls vectors of one class together: the mean cross entropy of an anchor's positives among all others.
+
+    $$\ell_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \log \frac{e^{s_{ip}}}{\sum_{j \ne i} e^{s_{ij}}}, \qquad
+    s_{ij} = \frac{x_i \cdot x_j}{T \, \lVert x_i \rVert \, \lVert x_j \rVert}$$
+
+    where P are the other vectors with the anchor's label.
+
+    Args:
+        input: Vectors x, floating point, (N, D).
+        target: A label for each vector, (N,), any integer dtype.
+        temperature: T, greater than 0. A number or a 0-d array, which may be traced and learned.
+        normalize: Whether to divide by the lengths of the vectors.
+        chunk_size: How many anchors to compare at a time. By default all at once. Static.
+        where: Boolean mask, (N,) or broadcastable to it. A masked vector is neither anchor nor positive nor
+            negative: what stands there has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+            An anchor without a positive is in neither of the two.
+
+    Returns:
+        A scalar, the loss of each anchor, (N,), or a pair of scalars; float32, or float64 if an argument is. The mean
+        over nothing, no positive at all included, is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit, or `normalize` is not a bool.
+        ValueError: If a shape does not fit, `temperature` is a Python number not above 0, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> jaxloss.supervised_contrastive_loss(x, jnp.array([7, 7, 3]), temperature=1.0)
+        Array(0.3133, dtype=float32)
+
+    Note:
+        torch has no such loss. It is the paper's "out" form, with the mean over positives outside the logarithm.
+        Several views of a sample are several vectors with one label.
+
+    References:
+        Khosla et al. (2020), "Supervised Contrastive Learning", https://arxiv.org/abs/2004.11362
+    """
+    name = "supervised_contrastive_loss"
+    (x,), keep = _vectors(name, where, normalize, input=input)
+    labels, number = _groups(name, target, len(x)), jnp.arange(len(x))
+    scale = 1 / _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
+
+    def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
+        others = keep & (number != i)
+        positives = others & (labels == label)
+        z, _ = shift(jnp.where(others, _similarity(x, anchor, scale), -jnp.inf), 0)
+        pairs = jnp.sum(positives)
+        right = jnp.sum(jnp.where(positives, z, 0)) / jnp.maximum(pairs, 1)
+        return jnp.squeeze(log_sum(z, 0)) - right, pairs > 0
+
+    loss, paired = _per_anchor(row, _chunk(name, chunk_size), x, labels, number)
+    return reduce(name, loss, reduction, keep & paired)
+
+
+def circle_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: Number = 0.4,
+    gamma: Number = 80.0,
+    normalize: bool = True,
+    chunk_size: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Wants every positive closer than every negative, and pulls hardest at what is furthest from where it should be.
+
+    $$\ell_i = \log \Bigl(1 + \sum_{n \in N_i} e^{\gamma \alpha_n (s_n - m)} \sum_{p \in P_i}
+    e^{-\gamma \alpha_p (s_p - 1 + m)}\Bigr), \qquad
+    \alpha_n = \max(0, s_n + m), \quad \alpha_p = \max(0, 1 + m - s_p)$$
+
+    where s is the cosine between the anchor and another vector, P those with its label and N those with another.
+
+    Args:
+        input: Vectors, floating point, (N, D).
+        target: A label for each vector, (N,), any integer dtype.
+        margin: m, how far from 1 and 0 the cosines may stay. A number or a 0-d array.
+        gamma: Scale of the logits, greater than 0. A number or a 0-d array, which may be traced.
+        normalize: Whether to divide by the lengths of the vectors.
+        chunk_size: How many anchors to compare at a time. By default all at once. Static.
+        where: Boolean mask, (N,) or broadcastable to it. A masked vector is neither anchor nor positive nor
+            negative: what stands there has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+            An anchor without a positive or without a negative is in neither of the two.
+
+    Returns:
+        A scalar, the loss of each anchor, (N,), or a pair of scalars; float32, or float64 if an argument is. The mean
+        over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit, or `normalize` is not a bool.
+        ValueError: If a shape does not fit, `gamma` is a Python number not above 0, or an option is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> jaxloss.circle_loss(x, jnp.array([7, 7, 3]), margin=0.25, gamma=2.0)
+        Array(0.5759, dtype=float32)
+
+    Note:
+        torch has no such loss. As in the paper the weights alpha carry no gradient; in Keras they do. The paper uses
+        m = 0.25 with gamma = 256 for faces and 80 for retrieval.
+
+    References:
+        Sun et al. (2020), "Circle Loss", https://arxiv.org/abs/2002.10857
+    """
+    name = "circle_loss"
+    (x,), keep = _vectors(name, where, normalize, input=input)
+    labels, number = _groups(name, target, len(x)), jnp.arange(len(x))
+    margin = _check.number(name, "margin", margin, x.dtype)
+    gamma = _check.number(name, "gamma", gamma, x.dtype, low=0, above=True)
+
+    def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
+        s, same = _similarity(x, anchor, 1), labels == label
+        held = lax.stop_gradient(s)
+        positives, negatives = same & keep & (number != i), ~same & keep
+        pull = _log_total(-gamma * positive_part(1 + margin - held) * (s - 1 + margin), positives)
+        push = _log_total(gamma * positive_part(held + margin) * (s - margin), negatives)
+        return softplus_pair(pull + push)[1], jnp.any(positives) & jnp.any(negatives)
+
+    loss, complete = _per_anchor(row, _chunk(name, chunk_size), x, labels, number)
+    return reduce(name, loss, reduction, keep & complete)
+
+
+def _vectors(name: str, where: ArrayLike | None, normalize: bool, **values: ArrayLike) -> tuple[list[Array], Array]:
+    """Vectors (N, D), zero where masked and otherwise of length 1, and which count."""
+    _check.flag(name, "normalize", normalize)
+    arrays, keep, _ = _check.rows(name, -1, where, integers=(), **values)
+    if arrays[0].ndim != 2:
+        raise ValueError(f"{name}: `{next(iter(values))}` must be a batch of vectors, (N, D), got {arrays[0].shape}.")
+    every = jnp.ones(len(arrays[0]), bool) if keep is None else keep
+    return [unit(v) if normalize else v for v in arrays], every
+
+
+def _groups(name: str, target: ArrayLike, number: int) -> Array:
+    """A label for each vector. Those that are not JAX's are numbered anew, so that none is narrowed."""
+    labels = _labels.indices(name, "target", target)
+    if labels.shape != (number,):
+        raise ValueError(f"{name}: `target` must have one label for each vector, ({number},), got {labels.shape}.")
+    return jnp.asarray(np.unique(labels, return_inverse=True)[1] if isinstance(labels, np.ndarray) else labels)
+
+
+def _chunk(name: str, chunk_size: int | None) -> int | None:
+    if chunk_size is not None and _check.integer(name, "chunk_size", chunk_size) < 1:
+        raise ValueError(f"{name}: `chunk_size` must be at least 1, got {chunk_size}.")
+    return chunk_size
+
+
+def _per_anchor(row: Callable[..., Result], chunk_size: int | None, *anchors: Array) -> Result:
+    """`row` of each anchor: of all at once, or of some at a time, which the backward pass computes again."""
+    if chunk_size is None:
+        return jax.vmap(row)(*anchors)
+    again = jax.checkpoint(lambda anchor: row(*anchor), prevent_cse=False)
+    results: Result = lax.map(again, anchors, batch_size=chunk_size)
+    return results
+
+
+def _similarity(keys: Array, query: Array, scale: Number) -> Array:
+    return jnp.dot(keys, query, precision=lax.Precision.HIGHEST) * scale
+
+
+def _log_total(logits: Array, allowed: Array | bool) -> Array:
+    """log Σ exp over the allowed, -inf if there is none."""
+    z, top = shift(jnp.where(allowed, logits, -jnp.inf), 0)
+    return jnp.squeeze(top + log_sum(z, 0))

@@ -1,0 +1,300 @@
+"""Connectionist temporal classification: the loss, from log-probabilities and from logits."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from . import _check, _lattice, _sequences, _wide
+from ._kernels import ctc as _kernel
+from ._numerics import at_least_float32, log_sum, shift, softmax
+from ._reduce import reduce
+from ._sequences import Batch, Layout
+from ._types import Array, ArrayLike, KernelImplementation, Reduced, Reduction
+from ._wide import Wide
+
+# Up to this many classes a product with one-hot labels collects states faster than a scatter does.
+FEW_CLASSES = 256
+
+
+def ctc_loss(
+    log_probs: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    *,
+    blank: int = 0,
+    zero_infinity: bool = False,
+    batch_first: bool = False,
+    implementation: KernelImplementation = "auto",
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Connectionist temporal classification: the cost of a label sequence under frames of log-probabilities.
+
+    $$\ell = -\log \sum_{\pi \in \mathcal{B}^{-1}(y)} \prod_{t} p_t(\pi_t)$$
+
+    The sum is over every path of T classes that becomes the target y when repeated classes are merged and blanks
+    removed. `ctc_loss_with_logits` takes logits and saves the passes of a `log_softmax`.
+
+    Args:
+        log_probs: Log-probabilities log p, floating point, (T, N, C), or (T, C) for a single sample. Frames behind a
+            sample's length are not read. Below -1e6 a log-probability counts as -inf.
+        targets: Labels y of any integer dtype, (N, S), or (S) for a single sample. What stands behind a target's length
+            is not read. Or all targets one behind the other, (sum of S): then `target_lengths` must be known while
+            tracing, since they decide a shape.
+        input_lengths: Frames of each sample, (N), integers from 0 to T. May be traced.
+        target_lengths: Labels of each sample, (N), integers from 0 to S. May be traced.
+        blank: The class of the blank. It may be any class.
+        zero_infinity: Whether a target that cannot be aligned costs 0 instead of inf. Its gradient is 0 either way.
+        batch_first: Whether the batch is the first axis of `log_probs`, (N, T, C), instead of the second.
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic: one loop over time
+            carries both directions, and what is kept for the backward pass is the gradient alone. "auto" takes a
+            kernel on CUDA where one applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
+            operations, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
+        where: Boolean mask of the samples, (N) or broadcastable to it. Nothing of a masked sample is read.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight. As in
+            torch the mean first divides each loss by the length of its target, at least 1, and so do both of the pair.
+
+    Returns:
+        A scalar, the loss of each sample (N), or a pair of scalars; float32, or float64 for a float64 input. A label
+        outside [0, C) or a length that does not fit makes the loss and the gradient of its sample NaN. The mean over
+        nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, `blank` is no class, concatenated targets come with traced lengths, an
+            option is unknown, or "pallas" cannot serve the dtype or the size.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> log_probs = jax.nn.log_softmax(jnp.zeros((4, 1, 3)))
+        >>> jaxloss.ctc_loss(log_probs, jnp.array([[1, 2]]), jnp.array([4]), jnp.array([2]), reduction="none")
+        Array([1.6864], dtype=float32)
+
+    Note:
+        Differs from torch on purpose: half precision gives a float32 loss; the gradient is the true derivative, where
+        torch's is that of logits (the two agree behind a `log_softmax`); a target that cannot be aligned has gradient
+        0, not NaN; frames and labels behind the lengths may hold NaN; rounding makes no loss negative; there are second
+        derivatives; a length or label out of range gives NaN and does not raise.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.ctc_loss.html
+        Graves et al. (2006), "Connectionist Temporal Classification", https://www.cs.toronto.edu/~graves/icml_2006.pdf
+    """
+    _check.flag("ctc_loss", "zero_infinity", zero_infinity)
+    batch = _sequences.batch(
+        "ctc_loss", "log_probs", log_probs, targets, input_lengths, target_lengths, blank, batch_first, where
+    )
+    loss = _unreduced("ctc_loss", _Setting(batch.blank, batch.layout, False, implementation), batch)
+    return _reduced("ctc_loss", loss, batch, zero_infinity, reduction)
+
+
+def ctc_loss_with_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    *,
+    blank: int = 0,
+    zero_infinity: bool = False,
+    batch_first: bool = False,
+    implementation: KernelImplementation = "auto",
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Connectionist temporal classification from logits: `ctc_loss` with the softmax inside.
+
+    $$\ell = -\log \sum_{\pi \in \mathcal{B}^{-1}(y)} \prod_{t} \frac{e^{x_{t\pi_t}}}{\sum_k e^{x_{tk}}}, \qquad
+    \frac{\partial \ell}{\partial x_{tc}} = p_t(c) - p_t(c \mid y)$$
+
+    The gradient is softmax minus posterior, formed in one go.
+
+    Args:
+        logits: Logits x, floating point, (T, N, C), or (T, C) for a single sample. Frames behind a sample's length are
+            not read.
+        targets: Labels y of any integer dtype, (N, S), or (S) for a single sample. What stands behind a target's length
+            is not read. Or all targets one behind the other, (sum of S): then `target_lengths` must be known while
+            tracing, since they decide a shape.
+        input_lengths: Frames of each sample, (N), integers from 0 to T. May be traced.
+        target_lengths: Labels of each sample, (N), integers from 0 to S. May be traced.
+        blank: The class of the blank. It may be any class.
+        zero_infinity: Whether a target that cannot be aligned costs 0 instead of inf. Its gradient is 0 either way.
+        batch_first: Whether the batch is the first axis of `logits`, (N, T, C), instead of the second.
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic: one loop over time
+            carries both directions, and what is kept for the backward pass is the gradient alone. "auto" takes a
+            kernel on CUDA where one applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
+            operations, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
+        where: Boolean mask of the samples, (N) or broadcastable to it. Nothing of a masked sample is read.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight. As in
+            torch the mean first divides each loss by the length of its target, at least 1, and so do both of the pair.
+
+    Returns:
+        A scalar, the loss of each sample (N), or a pair of scalars; float32, or float64 for a float64 input. A label
+        outside [0, C) or a length that does not fit makes the loss and the gradient of its sample NaN. The mean over
+        nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, `blank` is no class, concatenated targets come with traced lengths, an
+            option is unknown, or "pallas" cannot serve the dtype or the size.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> logits = jnp.zeros((4, 1, 3))
+        >>> jaxloss.ctc_loss_with_logits(logits, jnp.array([[1, 2]]), jnp.array([4]), jnp.array([2]), reduction="none")
+        Array([1.6864], dtype=float32)
+
+    Note:
+        torch has no such function; `F.ctc_loss(F.log_softmax(x, -1), ...)` is what it replaces. What `ctc_loss` does
+        differently from torch it does too.
+
+    References:
+        https://pytorch.org/docs/stable/generated/torch.nn.functional.ctc_loss.html
+        Graves et al. (2006), "Connectionist Temporal Classification", https://www.cs.toronto.edu/~graves/icml_2006.pdf
+    """
+    _check.flag("ctc_loss_with_logits", "zero_infinity", zero_infinity)
+    batch = _sequences.batch(
+        "ctc_loss_with_logits", "logits", logits, targets, input_lengths, target_lengths, blank, batch_first, where
+    )
+    loss = _unreduced("ctc_loss_with_logits", _Setting(batch.blank, batch.layout, True, implementation), batch)
+    return _reduced("ctc_loss_with_logits", loss, batch, zero_infinity, reduction)
+
+
+class _Setting(NamedTuple):
+    """What is static."""
+
+    blank: int
+    layout: Layout
+    logits: bool
+    implementation: KernelImplementation
+
+
+def _unreduced(name: str, setting: _Setting, batch: Batch) -> Array:
+    _check.choice(name, "implementation", setting.implementation, ("auto", "xla", "pallas", "autodiff"))
+    arrays = batch.scores, batch.labels, batch.frames, batch.sizes
+    if setting.implementation == "autodiff":
+        return _losses(setting, *arrays)
+    if setting.implementation == "pallas":
+        _require_kernel(name, batch)
+    with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
+        return _losses_custom(setting, *arrays)
+
+
+def _reduced(name: str, loss: Array, batch: Batch, zero_infinity: bool, reduction: Reduction) -> Reduced:
+    if zero_infinity:
+        loss = jnp.where(jnp.isinf(loss), 0, loss)
+    loss = jnp.where(batch.bad, jnp.nan, 1) * loss
+    if reduction in ("mean", "sum_and_weight"):
+        loss = loss / jnp.maximum(batch.sizes, 1)
+    return reduce(name, loss[0] if batch.layout == "single" else loss, reduction, batch.keep)
+
+
+def _require_kernel(name: str, batch: Batch) -> None:
+    reason = _kernel_refuses(batch.scores, _sequences.length_of(batch.scores, batch.layout), batch.labels)
+    if reason:
+        raise ValueError(f"{name}: the kernel of implementation='pallas' does not apply: {reason}; pass 'auto'.")
+
+
+def _kernel_refuses(scores: Array, length: int, labels: Array) -> str:
+    return _kernel.refusal(at_least_float32(scores.dtype), length, labels.shape[1])
+
+
+def _losses(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> Array:
+    """The loss of each sample, (N,), in plain operations."""
+    scores = _sequences.arranged(scores, frames, setting.layout)
+    log_total = _log_softmax_parts(scores)[1] if setting.logits else None
+    logs = _sequences.emissions(scores, labels, frames, setting.blank, log_total)
+    return _loss(_lattice.forward(*logs, _sequences.may_skip(labels), sizes), scores.shape[0])
+
+
+def _log_softmax_parts(scores: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Logits less their maximum, (T, N, C); and, (T, N), that maximum and the logarithm of what the rest sums to."""
+    z, top = shift(scores, -1)
+    return z, (top[..., 0], log_sum(z, -1)[..., 0])
+
+
+def _loss(mass: Wide, length: int) -> Array:
+    loss = -_wide.log(mass)
+    # A mass that rounding has lifted above 1 is 1. One far above it comes from scores that are no log-probabilities.
+    slack = 4 * length * np.finfo(loss.dtype).eps
+    return loss - lax.stop_gradient(jnp.where((loss < 0) & (loss > -slack), loss, 0))
+
+
+# With mass Z = Σ over paths of Π p, dZ / dlog p_t(s) is the mass of the paths that are in state s at frame t. So
+#     -dlog Z / dlog p_t(c) = -Σ over the states s of class c of α_t(s) β_t(s) / (p_t(s) Z),
+# minus the posterior of c, and behind a softmax that is softmax - posterior. The blank's is what the labels leave of 1.
+# The forward rule forms it and keeps nothing else; being plain operations, it can be differentiated again.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses_custom(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> Array:
+    return _losses(setting, scores, labels, frames, sizes)
+
+
+def _losses_fwd(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> tuple[Array, Array]:
+    scores = _sequences.arranged(scores, frames, setting.layout)
+    z, log_total = _log_softmax_parts(scores) if setting.logits else (None, None)
+    log_blank, log_labels = _lattice.apart(_sequences.emissions(scores, labels, frames, setting.blank, log_total))
+    states, mass = _both_ways(setting, scores, labels, log_blank, log_labels, sizes)
+    loss = _loss(mass, scores.shape[0])
+    gradient = -_by_class(setting.blank, _lattice.posterior(states, log_labels, mass), labels, scores.shape[2])
+    if z is not None and log_total is not None:
+        gradient += softmax(z, log_total[1][..., None])
+    counts = _sequences.live(scores.shape[0], frames) & (loss != jnp.inf)
+    gradient = _check.masked(gradient, counts[..., None]).astype(scores.dtype)
+    return loss, _sequences.placed(gradient, setting.layout)
+
+
+def _losses_bwd(setting: _Setting, gradient: Array, g: Array) -> tuple[Array, None, None, None]:
+    g = _sequences.placed(g[None, :, None], setting.layout)
+    return (g * gradient).astype(gradient.dtype), None, None, None
+
+
+_losses_custom.defvjp(_losses_fwd, _losses_bwd)
+
+
+def _both_ways(
+    setting: _Setting, scores: Array, labels: Array, log_blank: Array, log_labels: Array, sizes: Array
+) -> tuple[Wide, Wide]:
+    skip = _sequences.may_skip(labels)
+    if setting.implementation == "pallas":
+        return _by_kernel(True, log_blank, log_labels, skip, sizes)
+    if setting.implementation == "xla" or _kernel_refuses(scores, scores.shape[0], labels):
+        return _lattice.both_ways(log_blank, log_labels, skip, sizes)
+    return _by_kernel(False, log_blank, log_labels, skip, sizes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _by_kernel(strict: bool, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Wide, Wide]:
+    """By the kernel on CUDA; elsewhere in XLA, or if `strict` nowhere but on a CPU, interpreted."""
+    others = {"cpu": partial(_kernel.both_ways, interpret=True)} if strict else {"default": _lattice.both_ways}
+    result: tuple[Wide, Wide] = lax.platform_dependent(
+        log_blank, log_labels, skip, sizes, cuda=_kernel.both_ways, **others
+    )
+    return result
+
+
+@_by_kernel.defjvp
+def _by_kernel_jvp(strict: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Second derivatives are those of the same arithmetic in XLA."""
+    return jax.jvp(_lattice.both_ways, primals, tangents)
+
+
+def _by_class(blank: int, at_labels: Array, labels: Array, classes: int) -> Array:
+    """The posterior of each class at each frame, (T, N, C), from that of each label; equal labels are added up."""
+    length, _, count = at_labels.shape
+    at_blank = 1 - at_labels.sum(1)
+    if classes <= FEW_CLASSES:
+        hot = jax.nn.one_hot(labels, classes, dtype=at_labels.dtype)
+        posterior = jnp.einsum("tsn,nsc->tnc", at_labels, hot, precision="highest")
+        return posterior + jnp.where(jnp.arange(classes) == blank, at_blank[..., None], 0)
+    posterior = jnp.zeros((length, count, classes), at_labels.dtype).at[..., blank].set(at_blank)
+    t, n = jnp.arange(length)[:, None, None], jnp.arange(count)
+    return posterior.at[t, n, labels.T].add(at_labels)

@@ -1,0 +1,273 @@
+"""Losses of linear classifiers: hinge, squared hinge and perceptron, for two classes and for many."""
+
+import jax.numpy as jnp
+
+from . import _check, _labels
+from ._numerics import at_least_float32, one_hot, pick, positive_part, upcast
+from ._reduce import reduce
+from ._types import Array, ArrayLike, Number, Reduced, Reduction
+
+
+def hinge_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: Number = 1.0,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""The loss of a support vector machine: wants a score on the right side of zero, by a margin.
+
+    $$\ell = \max(0, \; \text{margin} - y\,x)$$
+
+    Args:
+        input: Scores x, floating point, any shape.
+        target: Labels y, 1 or -1, in the input's shape; floating point or integers.
+        margin: By how much. A number or a 0-d array.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.hinge_loss(jnp.array([0.5, -2.0, 3.0]), jnp.array([1, 1, 1]), reduction="none")
+        Array([0.5, 3. , 0. ], dtype=float32)
+
+    Note:
+        torch has no such loss; its `hinge_embedding_loss` is for distances. The full derivative passes where the
+        margin is met exactly. Labels 0 and 1 are not converted, as Keras does: pass `2 * t - 1`.
+
+    References:
+        Cortes and Vapnik (1995), "Support-Vector Networks".
+    """
+    return _binary("hinge_loss", input, target, margin, 1, where, reduction)
+
+
+def squared_hinge_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: Number = 1.0,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""The square of `hinge_loss`, which is differentiable where the margin is met.
+
+    $$\ell = \max(0, \; \text{margin} - y\,x)^2$$
+
+    Args:
+        input: Scores x, floating point, any shape.
+        target: Labels y, 1 or -1, in the input's shape; floating point or integers.
+        margin: By how much. A number or a 0-d array.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.squared_hinge_loss(jnp.array([0.5, -2.0, 3.0]), jnp.array([1, 1, 1]), reduction="none")
+        Array([0.25, 9.  , 0.  ], dtype=float32)
+
+    Note:
+        torch has no such loss. Labels 0 and 1 are not converted, as Keras does: pass `2 * t - 1`.
+
+    References:
+        Lee and Mangasarian (2001), "SSVM: A Smooth Support Vector Machine for Classification".
+    """
+    return _binary("squared_hinge_loss", input, target, margin, 2, where, reduction)
+
+
+def perceptron_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Wants a score on the right side of zero; `hinge_loss` without a margin.
+
+    $$\ell = \max(0, \; -y\,x)$$
+
+    Args:
+        input: Scores x, floating point, any shape.
+        target: Labels y, 1 or -1, in the input's shape; floating point or integers.
+        where: Boolean mask, of the input's shape or broadcastable to it. What stands in a masked place has no
+            influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape, or a pair of scalars; float32, or float64 if an
+        argument is. The mean over nothing is NaN with gradient 0.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If the shapes differ or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.perceptron_loss(jnp.array([0.5, -2.0]), jnp.array([1, 1]), reduction="none")
+        Array([0., 2.], dtype=float32)
+
+    Note:
+        torch has no such loss. A score of 0 has the full derivative -y, so that scores that start at 0 learn.
+
+    References:
+        Rosenblatt (1958), "The Perceptron: A Probabilistic Model for Information Storage and Organization in the
+        Brain".
+    """
+    return _binary("perceptron_loss", input, target, 0.0, 1, where, reduction)
+
+
+def _binary(
+    name: str,
+    input: ArrayLike,
+    target: ArrayLike,
+    margin: Number,
+    p: int,
+    where: ArrayLike | None,
+    reduction: str,
+) -> Reduced:
+    x, y, keep = _check.pair(name, input, target, where, integer_target=True)
+    margin = _check.number(name, "margin", margin, x.dtype)
+    return reduce(name, _power(positive_part(margin - y * x), p), reduction, keep)
+
+
+def _power(excess: Array, p: int) -> Array:
+    return excess if p == 1 else excess * excess
+
+
+def multiclass_hinge_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    p: int = 1,
+    margin: Number = 1.0,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Wants the score of the right class above the best of the others, by a margin.
+
+    $$\ell = \max\bigl(0, \; \text{margin} - x_y + \max_{c \ne y} x_c\bigr)^p$$
+
+    Args:
+        input: Scores x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
+        target: Class indices y of any integer dtype, in the input's shape without the class axis.
+        p: 1, or 2 for the squared form. Static.
+        margin: By how much. A number or a 0-d array.
+        axis: The class axis: by default 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit, `p` is neither 1 nor 2, or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.multiclass_hinge_loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([3]))
+        Array(0.6, dtype=float32)
+
+    Note:
+        torch's `multi_margin_loss` sums over all other classes instead and divides by their number. The full
+        derivative passes where the margin is met exactly; classes that tie for the best share it.
+
+    References:
+        Crammer and Singer (2001), "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines".
+    """
+    if p not in (1, 2):
+        raise ValueError(f"multiclass_hinge_loss: `p` must be 1 or 2, got {p!r}.")
+    return _multiclass("multiclass_hinge_loss", input, target, margin, p, axis, where, reduction)
+
+
+def multiclass_perceptron_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Reduced:
+    r"""Wants the score of the right class to be the highest; `multiclass_hinge_loss` without a margin.
+
+    $$\ell = \max_c x_c - x_y$$
+
+    Args:
+        input: Scores x, floating point: (C), (N, C) or (N, C, d1, ..., dK).
+        target: Class indices y of any integer dtype, in the input's shape without the class axis.
+        axis: The class axis: by default 1, or 0 for a single sample (C). For classes last, pass -1.
+        where: Boolean mask, of the unreduced loss's shape or broadcastable to it. What stands in a masked row
+            has no influence on the value or on any gradient.
+        reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
+
+    Returns:
+        A scalar, the unreduced loss in the input's shape without the class axis, or a pair of scalars; float32,
+        or float64 if an argument is. The mean over nothing is NaN with gradient 0. A class index outside [0, C)
+        makes the loss and the gradient of its row NaN.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If a shape does not fit or `reduction` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxloss
+        >>> jaxloss.multiclass_perceptron_loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([1]))
+        Array(0.6, dtype=float32)
+
+    Note:
+        torch has no such loss. The right class, where it ties with the best other one, still has its full
+        derivative, so that scores that start equal learn.
+
+    References:
+        Collins (2002), "Discriminative Training Methods for Hidden Markov Models: Theory and Experiments with
+        Perceptron Algorithms".
+    """
+    return _multiclass("multiclass_perceptron_loss", input, target, 0.0, 1, axis, where, reduction)
+
+
+def _multiclass(
+    name: str,
+    input: ArrayLike,
+    target: ArrayLike,
+    margin: Number,
+    p: int,
+    axis: int | None,
+    where: ArrayLike | None,
+    reduction: str,
+) -> Reduced:
+    x = _check.floating(name, "input", input)
+    axis = _labels.class_axis(name, axis, x)
+    index, keep = _labels.rows(name, target, x, axis, where)
+    margin = _check.number(name, "margin", margin, at_least_float32(x.dtype))
+    right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
+    x = upcast(_check.masked(x, counted))
+    best_other = jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
+    excess = positive_part(margin - jnp.squeeze(pick(x, right, axis), axis) + best_other)
+    return reduce(name, _labels.spoiled(jnp.ones(excess.shape, x.dtype), index) * _power(excess, p), reduction, keep)

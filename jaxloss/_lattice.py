@@ -1,0 +1,131 @@
+"""The lattice of CTC: all ways to stretch S labels over T frames, with blanks allowed before, between and behind them.
+
+Its states at a frame are the blanks 0..S and the labels 0..S-1, kept apart: label s lies between blanks s and s + 1.
+From one frame to the next a path stays, moves on by one state, or skips the blank between two labels that differ:
+
+    blank s  ← (blank s + label s-1) · p(blank)
+    label s  ← (label s + blank s + [label s may follow label s-1 at once] · label s-1) · p(label s)
+
+Paths begin at blank 0 before the first frame. β is α of the sequence read from its end, so that one loop over time
+carries both, side by side in the last axis. Arrays are (T, N) for log p(blank), (T, S, N) for log p(label), and
+(T, slots, N) for the states.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import _wide
+from ._types import Array
+from ._wide import Wide
+
+# Has its argument computed before what uses it. Merged with it, as XLA would have them, it would be computed again for
+# each user, and its odd order of access would cost the user its vector code: two to three times slower on a CPU.
+apart: Callable[[Any], Any] = lax.optimization_barrier
+
+
+class States(NamedTuple):
+    """Blanks 0..S and labels 0..S-1 on an axis of slots."""
+
+    blanks: Wide
+    labels: Wide
+
+
+def start(first: Array, slots: int, dtype: jnp.dtype) -> States:
+    """Certain to be at blank `first`, (N,), before any frame."""
+    at = jnp.arange(slots)[:, None] == first
+    return States(_wide.one_where(at, dtype), _wide.one_where(jnp.zeros_like(at[1:]), dtype))
+
+
+def step(skip: Array, states: States, p: tuple[Wide, Wide]) -> States:
+    """One frame further."""
+    p_blank, p_labels = p
+    blanks, labels = _wide.normalized(states.blanks), _wide.normalized(states.labels)
+    before = labels.map(lambda a, fill: jnp.pad(a, ((1, 0), (0, 0)), constant_values=fill), (1, _wide.ZERO))
+    at_blanks = _wide.add(blanks, before)
+    skipping = _wide.only_where(skip, before.map(lambda a: a[:-1]))
+    at_labels = _wide.add(labels, blanks.map(lambda a: a[:-1]), skipping)
+    return States(_wide.times(at_blanks, p_blank), _wide.times(at_labels, p_labels))
+
+
+def forward(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Wide:
+    """The mass of all alignments, (N,)."""
+    p = _wide.exp(apart(log_blank)), _wide.exp(apart(log_labels))
+    first = start(jnp.zeros_like(sizes), skip.shape[0] + 1, log_blank.dtype)
+    last, _ = lax.scan(lambda states, p: (step(skip, states, p), None), first, p)
+    return mass(last, sizes)
+
+
+def mass(last: States, sizes: Array) -> Wide:
+    """What has arrived at the last label or at the blank behind it."""
+    blank = last.blanks.map(lambda a: jnp.take_along_axis(a, sizes[None], 0)[0])
+    label = last.labels.map(lambda a: jnp.take_along_axis(a, jnp.maximum(sizes - 1, 0)[None], 0)[0])
+    return _wide.add(_wide.normalized(blank), _wide.only_where(sizes > 0, _wide.normalized(label)))
+
+
+def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Wide, Wide]:
+    """α and β of the labels with p(frame) in both, (T, S, 2N), β with frames and labels reversed; and the mass."""
+    slots, count = skip.shape[0] + 1, sizes.size
+    p_blank = _wide.exp(jnp.concatenate([log_blank, jnp.flip(log_blank, 0)], -1))
+    log_labels = apart(jnp.concatenate([log_labels, apart(jnp.flip(log_labels, (0, 1)))], -1))
+    # Read from the end, label s may follow label s+1 exactly if the reverse holds; nothing precedes the first one.
+    skip = jnp.concatenate([skip, jnp.roll(jnp.flip(skip, 0), 1, 0)], -1)
+    first = start(jnp.concatenate([jnp.zeros_like(sizes), slots - 1 - sizes]), slots, log_blank.dtype)
+
+    def one_frame(states: States, p: tuple[Wide, Wide]) -> tuple[States, Wide]:
+        states = step(skip, states, p)
+        return states, states.labels
+
+    last, labels = lax.scan(one_frame, first, apart((p_blank, _wide.exp(log_labels))))
+    return labels, mass(jax.tree.map(lambda a: a[:, :count], last), sizes)
+
+
+def posterior(states: Wide, log_labels: Array, total: Wide) -> Array:
+    """The share of each label in the mass, (T, S, N): α·β / (p·mass), since α and β both hold the frame's own p."""
+    p, count = _wide.exp(log_labels), total.exponent.size
+    ahead = states.map(lambda a: a[..., :count])
+    behind = states.map(lambda a: jnp.flip(a[..., count:], (0, 1)))
+    possible = total.exponent > _wide.VANISHED
+    joint = Wide(
+        ahead.fraction * behind.fraction / (p.fraction * total.fraction),
+        ahead.exponent + behind.exponent - p.exponent,
+    )
+    # Where no path is possible every exponent is far below 0.
+    return _wide.scaled(joint, jnp.where(possible, total.exponent, 0))
+
+
+def best_path(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Array, Array]:
+    """The state of the best path at each frame, (T, N), 2s at blank s and 2s + 1 at label s; and where there is a path.
+
+    A tie is decided by staying.
+    """
+    slots, dtype = skip.shape[0] + 1, log_blank.dtype
+    first = jnp.where(jnp.arange(slots)[:, None] == jnp.zeros_like(sizes), 0, -jnp.inf).astype(dtype)
+
+    def one_frame(scores: tuple[Array, Array], logs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        blanks, labels = scores
+        before = jnp.pad(labels, ((1, 0), (0, 0)), constant_values=-jnp.inf)
+        to_blank = jnp.stack([blanks, before])
+        to_label = jnp.stack([labels, blanks[:-1], jnp.where(skip, before[:-1], -jnp.inf)])
+        blanks, labels = to_blank.max(0) + logs[0], to_label.max(0) + logs[1]
+        # Only differences matter, and small numbers keep more digits of them.
+        top = jnp.maximum(blanks.max(0), labels.max(0))
+        top = jnp.where(jnp.isfinite(top), top, 0)
+        # How far the best predecessor of each state lies behind it, blanks and labels in turn.
+        moves = jnp.stack([to_blank.argmax(0)[:-1], to_label.argmax(0)], 1).reshape(-1, sizes.size)
+        moves = jnp.concatenate([moves, to_blank.argmax(0)[-1:]])
+        return (blanks - top, labels - top), moves.astype(jnp.int8)
+
+    (blanks, labels), moves = lax.scan(one_frame, (first, jnp.full_like(first[1:], -jnp.inf)), (log_blank, log_labels))
+    end_blank = jnp.take_along_axis(blanks, sizes[None], 0)[0]
+    end_label = jnp.take_along_axis(labels, jnp.maximum(sizes - 1, 0)[None], 0)[0]
+    end_label = jnp.where(sizes > 0, end_label, -jnp.inf)
+    last = 2 * sizes - (end_label > end_blank)
+
+    def back(state: Array, moves: Array) -> tuple[Array, Array]:
+        return state - jnp.take_along_axis(moves, state[None], 0)[0], state
+
+    return lax.scan(back, last, moves, reverse=True)[1], jnp.maximum(end_blank, end_label) > -jnp.inf

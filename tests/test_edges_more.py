@@ -1,0 +1,373 @@
+"""Edges of the losses that torch lacks: kinks, infinities, limits of options, and what they refuse."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles_more as oracles
+import pytest
+from test_edges import value_and_grad as op_by_op
+
+import jaxloss
+
+INF = jnp.inf
+X = np.random.default_rng(0).normal(size=(4, 3))
+Y = np.array([2, 0, 1, 2])
+
+
+def value_and_grad(loss, *args, argnums=0, **options):
+    """One program; where `jax_debug_nans` shall look at each operation it is `op_by_op`."""
+    return jax.jit(lambda *a: op_by_op(loss, *a, argnums=argnums, **options))(*args)
+
+
+def run(loss, *args, **options):
+    """One program too: most of the time of these tests would go to compiling operations one by one."""
+    return jax.jit(lambda *a: loss(*a, **options))(*args)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (jaxloss.mean_absolute_percentage_error, {}),
+        (jaxloss.quantile_loss, {"quantile": 0.9}),
+        (jaxloss.log_cosh_loss, {}),
+    ],
+)
+def test_no_slope_where_there_is_no_error(loss, options):
+    value, grad = value_and_grad(loss, jnp.array([1.0, 2.0]), jnp.array([1.0, 2.0]), **options)
+    assert value == 0
+    assert (grad == 0).all()
+
+
+@pytest.mark.without_x64
+def test_log_cosh_near_and_far():
+    d = jnp.array([1e-4, 1e-2, 1.0, 90.0, 1e30, -1e30, INF])
+    value, grad = jax.vmap(jax.value_and_grad(lambda x: jaxloss.log_cosh_loss(x, 0.0)))(d)
+    exact = [math.log1p(2 * math.sinh(v / 2) ** 2) for v in (1e-4, 1e-2, 1.0, 90.0)]
+    np.testing.assert_allclose(value, [*exact, 1e30, 1e30, np.inf], rtol=2e-6)
+    np.testing.assert_allclose(grad, np.tanh(np.asarray(d)), rtol=1e-6)
+
+
+def test_percentage_of_a_target_of_zero():
+    value, grad = value_and_grad(jaxloss.mean_absolute_percentage_error, jnp.array([0.5]), jnp.array([0.0]), eps=0.1)
+    np.testing.assert_allclose([value, grad[0]], [500, 1000], rtol=1e-12)
+
+
+def test_logarithmic_error_below_its_range_is_nan():
+    value, grad = value_and_grad(jaxloss.mean_squared_logarithmic_error, jnp.array([-0.5, -1.5]), jnp.array([0.0, 0.0]))
+    assert np.isnan(value)
+    assert np.isfinite(grad[0])
+    assert np.isnan(grad[1])
+
+
+@pytest.mark.parametrize(("loss", "name"), [(jaxloss.quantile_loss, "quantile"), (jaxloss.expectile_loss, "expectile")])
+def test_several_levels_at_once(loss, name):
+    t = np.broadcast_to(X[:, :1], X.shape)
+    levels = np.array([0.1, 0.5, 0.9])
+    got = jax.jit(lambda levels: loss(X, t, **{name: levels}, reduction="none"))(levels)
+    expected, _ = getattr(oracles, f"{name}_loss")(X, t, **{name: levels})
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 0 and at most 1, got 2"):
+        loss(X, t, **{name: 2})
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        loss(X, t, **{name: np.ones(4)})
+
+
+def test_the_quantile_of_a_sample_minimises_its_loss():
+    sample = np.random.default_rng(0).normal(size=1000)
+    grid = np.linspace(-2, 2, 401)
+    losses = [oracles.quantile_loss(np.full(1000, g), sample, quantile=0.8)[0].sum() for g in grid[::20]]
+    best = grid[::20][int(np.argmin(losses))]
+    x = jnp.asarray(grid)[:, None] * jnp.ones(1000)
+    rows = jnp.mean(jaxloss.quantile_loss(x, jnp.broadcast_to(sample, x.shape), quantile=0.8, reduction="none"), 1)
+    np.testing.assert_allclose(grid[int(jnp.argmin(rows))], np.quantile(sample, 0.8), atol=0.02)
+    assert abs(best - np.quantile(sample, 0.8)) < 0.2
+
+
+# Hinges
+
+
+@pytest.mark.parametrize(
+    ("loss", "score", "gradient"),
+    [(jaxloss.hinge_loss, 1.0, -1), (jaxloss.perceptron_loss, 0.0, -1), (jaxloss.squared_hinge_loss, 1.0, 0)],
+)
+def test_where_the_margin_is_met(loss, score, gradient):
+    assert value_and_grad(loss, jnp.asarray(score), 1) == (0, gradient)
+
+
+def test_multiclass_hinges_where_scores_tie():
+    value, grad = value_and_grad(jaxloss.multiclass_perceptron_loss, jnp.zeros(3), 0)
+    assert value == 0
+    assert grad.tolist() == [-1, 0.5, 0.5]
+    value, grad = value_and_grad(jaxloss.multiclass_hinge_loss, jnp.array([1.0, 0.0, -1.0]), 0)
+    assert value == 0
+    assert grad.tolist() == [-1, 1, 0]
+
+
+@pytest.mark.parametrize("loss", [jaxloss.multiclass_hinge_loss, jaxloss.multiclass_perceptron_loss])
+def test_multiclass_hinge_of_one_class_and_of_infinities(loss):
+    assert value_and_grad(loss, jnp.ones((2, 1)), jnp.zeros(2, int)) == (0, pytest.approx(np.zeros((2, 1))))
+    value, grad = value_and_grad(loss, jnp.array([1.0, -INF, 0.5]), 2)
+    assert np.isfinite(value)
+    assert grad.tolist() == [1, 0, -1]
+
+
+# Losses over classes
+
+CLASSES = [
+    jaxloss.multiclass_hinge_loss,
+    jaxloss.multiclass_perceptron_loss,
+    jaxloss.poly_cross_entropy,
+    jaxloss.generalized_cross_entropy,
+    jaxloss.sparsemax_loss,
+    lambda x, y, **options: jaxloss.distillation_loss(x, X[::-1], y, **options),
+]
+SOFT = CLASSES[2:5]
+
+
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda f: f.__name__)
+def test_an_index_out_of_range_spoils_its_row_and_no_other(loss):
+    for bad in (-1, 3):
+        y = jnp.array([2, bad, 1, 2])
+        rows = run(loss, X, y, reduction="none")
+        assert np.isnan(rows).tolist() == [False, True, False, False]
+        grad = value_and_grad(loss, X, y, reduction="sum")[1]
+        assert np.isnan(grad).all(1).tolist() == [False, True, False, False]
+        assert np.isfinite(grad).all(1).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("loss", [*SOFT, CLASSES[-1]], ids=lambda f: f.__name__)
+def test_ignored_rows_may_hold_anything(loss):
+    x, y = np.array(X), np.array([2, -100, 1, -100])
+    x[1], x[3] = np.nan, np.inf
+    (value, grad), (clean, clean_grad) = (value_and_grad(loss, a, y) for a in (x, X))
+    assert value == clean
+    assert (grad == clean_grad).all()
+    assert (grad[1::2] == 0).all()
+    assert np.isfinite(value)
+    assert run(loss, x, y, reduction="sum_and_weight")[1] == 2
+
+
+@pytest.mark.parametrize("loss", SOFT, ids=lambda f: f.__name__)
+def test_index_and_one_hot_targets_are_the_same(loss):
+    for target in (np.eye(3)[Y], np.eye(3, dtype=np.float32)[Y]):
+        chex.assert_trees_all_close(value_and_grad(loss, X, target), value_and_grad(loss, X, Y), rtol=1e-12)
+    np.testing.assert_allclose(run(loss, X.T, Y, axis=0), run(loss, X, Y), rtol=1e-13)
+
+
+@pytest.mark.parametrize("loss", SOFT, ids=lambda f: f.__name__)
+def test_minus_infinity_at_a_class_of_no_probability(loss):
+    x = jnp.array([[1.0, -INF, 2.0]])
+    near = x.at[0, 1].set(-1e5)
+    for target in (jnp.array([0]), jnp.array([[0.25, 0.0, 0.75]])):
+        with jax.debug_nans(True):
+            value, grad = op_by_op(loss, x, target)
+        expected, expected_grad = value_and_grad(loss, near, target)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("loss", SOFT, ids=lambda f: f.__name__)
+def test_a_common_offset_changes_nothing(loss):
+    x = jnp.array([[1.0, 0.0, -1.0], [2.0, 0.0, 0.5]])
+    for target in (jnp.array([1, 2]), jnp.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]])):
+        far, near = (value_and_grad(loss, x + offset, target) for offset in (2.0**20, 0.0))
+        chex.assert_trees_all_close(far, near, rtol=1e-6)
+
+
+def test_poly_and_generalized_end_at_cross_entropy():
+    expected = value_and_grad(jaxloss.cross_entropy, X, Y)
+    chex.assert_trees_all_close(value_and_grad(jaxloss.poly_cross_entropy, X, Y, epsilon=0), expected, rtol=1e-12)
+    for target in (Y, np.eye(3)[Y]):
+        loss = jax.jit(lambda q, target=target: value_and_grad(jaxloss.generalized_cross_entropy, X, target, q=q))
+        chex.assert_trees_all_close(loss(0.0), expected, rtol=1e-12)
+        chex.assert_trees_all_close(loss(1e-9), expected, rtol=1e-7)
+    slope = jax.jit(jax.grad(lambda q: jaxloss.generalized_cross_entropy(X, Y, q=q)))
+    np.testing.assert_allclose(slope(0.0), slope(1e-6), rtol=1e-4)
+    mae = 1 - jnp.take_along_axis(jax.nn.softmax(X), Y[:, None], 1)[:, 0]
+    got = jaxloss.generalized_cross_entropy(X, Y, q=1, reduction="none")
+    np.testing.assert_allclose(got, mae, rtol=1e-12)
+
+
+def test_generalized_cross_entropy_is_bounded():
+    value, grad = value_and_grad(jaxloss.generalized_cross_entropy, jnp.array([-INF, 1.0]), 0, q=0.5)
+    assert value == 2
+    assert (grad == 0).all()
+
+
+def test_sparsemax_is_exactly_zero_beyond_its_margin():
+    x = jnp.array([[3.0, 2.0, -1.0], [3.0, 2.5, -1.0]])
+    rows = run(jaxloss.sparsemax_loss, x, jnp.array([0, 0]), reduction="none")
+    np.testing.assert_allclose(rows, [0, 0.0625], atol=1e-15)
+    grad = jax.grad(lambda x: run(jaxloss.sparsemax_loss, x, jnp.array([0, 0]), reduction="sum"))(x)
+    np.testing.assert_allclose(grad, [[0, 0, 0], [-0.25, 0.25, 0]], atol=1e-15)
+    tied = jax.grad(lambda x: run(jaxloss.sparsemax_loss, x, 0))(jnp.zeros(4))
+    np.testing.assert_allclose(tied, [-0.75, 0.25, 0.25, 0.25])
+
+
+def test_two_classes_of_sparsemax_are_the_binary_loss():
+    x = np.array([0.3, -0.7, 1.5, -2.0, 1.0])
+    both = np.stack([x, np.zeros(5)], 1)
+    np.testing.assert_allclose(
+        run(jaxloss.binary_sparsemax_loss, x, np.ones(5), reduction="none"),
+        run(jaxloss.sparsemax_loss, both, np.zeros(5, int), reduction="none"),
+        atol=1e-15,
+    )
+    value, grad = value_and_grad(jaxloss.binary_sparsemax_loss, jnp.array([INF, -INF]), jnp.array([1.0, 0.0]))
+    assert value == 0
+    assert (grad == 0).all()
+
+
+# Divergences
+
+
+def test_divergences_of_classes_that_nobody_has():
+    log_q, t = jnp.array([[math.log(0.5), math.log(0.5), -INF]]), jnp.array([[0.25, 0.75, 0.0]])
+    small = jnp.array([[0.5, 0.5]]), t[:, :2]
+    for loss in (jaxloss.js_div, jaxloss.generalized_kl_div):
+        with jax.debug_nans(True):
+            value, grads = op_by_op(loss, log_q, t, argnums=(0, 1))
+        np.testing.assert_allclose(value, run(loss, jnp.log(small[0]), small[1]), rtol=1e-12)
+        chex.assert_tree_all_finite(grads)
+        assert grads[0][0, 2] == 0
+    with jax.debug_nans(True):
+        by_logarithm = op_by_op(jaxloss.js_div, log_q, jnp.log(t), argnums=(0, 1), log_target=True)
+    np.testing.assert_allclose(by_logarithm[0], run(jaxloss.js_div, log_q, t), rtol=1e-12)
+    chex.assert_tree_all_finite(by_logarithm[1])
+
+
+def test_jensen_shannon_is_symmetric_bounded_and_ends_at_both_divergences():
+    p, q = jax.nn.softmax(jnp.asarray(X)), jax.nn.softmax(jnp.asarray(X[::-1]))
+    np.testing.assert_allclose(run(jaxloss.js_div, jnp.log(p), q), run(jaxloss.js_div, jnp.log(q), p), rtol=1e-12)
+    apart = jnp.array([[0.0, -INF]]), jnp.array([[0.0, 1.0]])
+    np.testing.assert_allclose(run(jaxloss.js_div, *apart), math.log(2), rtol=1e-12)
+    forward, reverse = (
+        jnp.sum(run(jaxloss.kl_div, jnp.log(a), b, reduction="none"), -1).mean() for a, b in ((q, p), (p, q))
+    )
+    beta = 1e-6
+    np.testing.assert_allclose(run(jaxloss.js_div, jnp.log(q), p, beta=beta) / beta, forward, rtol=1e-4)
+    np.testing.assert_allclose(run(jaxloss.js_div, jnp.log(q), p, beta=1 - beta) / beta, reverse, rtol=1e-4)
+    assert run(jaxloss.js_div, jnp.log(q), p, beta=0) == pytest.approx(0, abs=1e-15)
+
+
+def test_distillation_from_its_parts():
+    student, teacher = X * 3, X[::-1] * 2
+    kl = jnp.sum(
+        run(jaxloss.kl_div, jax.nn.log_softmax(student / 2), jax.nn.softmax(teacher / 2), reduction="none"), -1
+    )
+    np.testing.assert_allclose(
+        run(jaxloss.distillation_loss, student, teacher, temperature=2.0, reduction="none"), 4 * kl, rtol=1e-12
+    )
+    hard = run(jaxloss.cross_entropy, student, Y, reduction="none")
+    got = run(jaxloss.distillation_loss, student, teacher, Y, temperature=2.0, alpha=0.25, reduction="none")
+    np.testing.assert_allclose(got, 0.25 * 4 * kl + 0.75 * hard, rtol=1e-12)
+    ignored = run(jaxloss.distillation_loss, student, teacher, np.array([2, -100, 1, -100]), alpha=0.25)
+    np.testing.assert_allclose(
+        ignored, run(jaxloss.distillation_loss, student[::2], teacher[::2], Y[::2], alpha=0.25), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon"])
+def test_distillation_of_equal_networks_and_of_classes_shut_off(divergence):
+    x = jnp.asarray(X).at[:, 1].set(-INF)
+    with jax.debug_nans(True):
+        value, grads = op_by_op(jaxloss.distillation_loss, x, x, argnums=(0, 1), divergence=divergence, temperature=0.5)
+    np.testing.assert_allclose(value, 0, atol=1e-15)
+    np.testing.assert_allclose(grads, np.zeros((2, 4, 3)), atol=1e-15)
+
+
+@pytest.mark.without_x64
+def test_distillation_in_bfloat16_is_computed_in_float32():
+    student, teacher = (jnp.asarray(np.random.default_rng(i).normal(size=(2, 300)), jnp.bfloat16) for i in (0, 1))
+    value, grad = value_and_grad(jaxloss.distillation_loss, student, teacher)
+    exact, _ = oracles.distillation_loss(np.asarray(student, np.float64), np.asarray(teacher, np.float64))
+    np.testing.assert_allclose(value, exact.mean(), rtol=1e-5)
+    assert value.dtype == jnp.float32
+    assert grad.dtype == jnp.bfloat16
+
+
+# Regions
+
+
+def test_focal_tversky_is_a_root_of_tversky():
+    t = (X > 0).astype(float)
+    plain = run(jaxloss.tversky_loss, X, t, alpha=0.3, beta=0.7)
+    np.testing.assert_allclose(run(jaxloss.focal_tversky_loss, X, t, gamma=2.0), plain**0.5, rtol=1e-12)
+    np.testing.assert_allclose(run(jaxloss.focal_tversky_loss, X, t, gamma=1), plain, rtol=1e-12)
+    value, grad = value_and_grad(jaxloss.focal_tversky_loss, jnp.full((2, 3), INF), np.ones((2, 3)))
+    assert value == 0
+    assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("weighting", ["square", "simple", "uniform"])
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel"])
+def test_generalized_dice_with_a_class_that_is_not_there(weighting, mode):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 15))
+    index = rng.integers(0, 3, size=(2, 15))  # never class 3, and of the others more than one pixel each
+    target = index if mode == "multiclass" else np.moveaxis(np.eye(4)[index], -1, 1)
+    keep = rng.uniform(size=(2, 15)) < 0.6
+    where = keep if mode == "multiclass" else keep[:, None]
+    options = {"weighting": weighting, "mode": mode}
+    expected, _ = oracles.generalized_dice_loss(x, target, where=where, **options)
+    dirty = np.where(keep[:, None], x, np.nan)
+    value, grad = value_and_grad(jaxloss.generalized_dice_loss, jnp.asarray(dirty), target, where=where, **options)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    assert (np.moveaxis(grad, 1, -1)[~keep] == 0).all()
+    assert np.isfinite(grad).all()
+
+
+def test_generalized_dice_of_nothing():
+    x, t = jnp.full((2, 3, 4), -INF), jnp.zeros((2, 3, 4))
+    with jax.debug_nans(True):
+        assert jaxloss.generalized_dice_loss(x, t, mode="multilabel", smooth=0) == 0
+    value, grad = value_and_grad(jaxloss.generalized_dice_loss, jnp.zeros((2, 3, 4)), t, mode="multilabel", where=False)
+    assert np.isnan(value)
+    assert (grad == 0).all()
+    rows = run(
+        jaxloss.generalized_dice_loss,
+        jnp.zeros((2, 3, 4)),
+        jnp.array([[0, 1, 2, 0], [0, 0, 9, 0]]),
+        per_sample=True,
+        reduction="none",
+    )
+    assert np.isnan(rows).tolist() == [False, True]
+
+
+def test_generalized_dice_of_some_classes():
+    x, index = np.random.default_rng(0).normal(size=(2, 3, 5)), np.array([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]])
+    p, t = jax.nn.softmax(x, 1)[:, 1:], np.moveaxis(np.eye(3)[index], -1, 1)[:, 1:]
+    got = run(jaxloss.generalized_dice_loss, x, index, classes=(1, 2), weighting="uniform", smooth=0.0)
+    np.testing.assert_allclose(got, 1 - 2 * (p * t).sum() / (p.sum() + t.sum()), rtol=1e-12)
+
+
+# What they refuse
+
+REFUSED = {
+    "`quantile`": lambda: jaxloss.quantile_loss(X, X, quantile=-0.1),
+    "`p` must be 1 or 2": lambda: jaxloss.multiclass_hinge_loss(X, Y, p=3),
+    "`epsilon` must be at least -1": lambda: jaxloss.poly_cross_entropy(X, Y, epsilon=-2),
+    "`q` must be at least 0 and at most 1": lambda: jaxloss.generalized_cross_entropy(X, Y, q=1.5),
+    "`ignore_index` has no meaning": lambda: jaxloss.sparsemax_loss(X, X, ignore_index=1),
+    "one class index for each row": lambda: jaxloss.sparsemax_loss(X, Y[:3]),
+    "`beta` must be at least 0": lambda: jaxloss.js_div(X, X, beta=2),
+    "`divergence` must be": lambda: jaxloss.distillation_loss(X, X, divergence="kl"),
+    "`input` and `teacher`": lambda: jaxloss.distillation_loss(X, X[:, :2]),
+    "`temperature` must be greater than 0": lambda: jaxloss.distillation_loss(X, X, temperature=0),
+    "distillation_loss: `target` must have one class": lambda: jaxloss.distillation_loss(X, X, Y[:2]),
+    "`gamma` must be greater than 0": lambda: jaxloss.focal_tversky_loss(X, X, gamma=0),
+    "`mode` must be 'multiclass' or 'multilabel'": lambda: jaxloss.generalized_dice_loss(X, X, mode="binary"),
+    "`weighting` must be": lambda: jaxloss.generalized_dice_loss(X, Y, weighting="linear"),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refused(words):
+    with pytest.raises(ValueError, match=words):
+        REFUSED[words]()
