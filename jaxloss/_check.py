@@ -250,6 +250,14 @@ def integer(name: str, argument: str, value: int) -> int:
         ) from None
 
 
+def chunk_size(name: str, value: int) -> int:
+    """How many rows, samples or anchors to take at a time."""
+    size = integer(name, "chunk_size", value)
+    if size < 1:
+        raise ValueError(f"{name}: `chunk_size` must be at least 1, got {size}.")
+    return size
+
+
 def one_axis(name: str, axis: int, x: Array) -> int:
     """`axis` counted from the front."""
     axis = integer(name, "axis", axis)

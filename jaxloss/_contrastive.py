@@ -460,9 +460,7 @@ def _groups(name: str, target: ArrayLike, number: int) -> Array:
 
 
 def _chunk(name: str, chunk_size: int | None) -> int | None:
-    if chunk_size is not None and _check.integer(name, "chunk_size", chunk_size) < 1:
-        raise ValueError(f"{name}: `chunk_size` must be at least 1, got {chunk_size}.")
-    return chunk_size
+    return None if chunk_size is None else _check.chunk_size(name, chunk_size)
 
 
 def _per_anchor(row: Callable[..., Result], chunk_size: int | None, *anchors: Array) -> Result:

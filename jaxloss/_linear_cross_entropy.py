@@ -11,7 +11,7 @@ from jax import lax
 from . import _check, _rows
 from ._chunks import over_rows
 from ._numerics import at_least_float32, upcast
-from ._reduce import REDUCTIONS, of_total, reduce
+from ._reduce import REDUCTIONS, denominator, mean, reduce
 from ._types import Array, ArrayLike, KernelImplementation, Number, Reduced, Reduction, RowStatistics
 
 
@@ -134,22 +134,22 @@ def linear_cross_entropy(
     plan = _Plan(
         features, aux, implementation, matmul, wide, *_chunks(name, chunk_size, accumulator_dtype, x, outputs, wide)
     )
+    shape = _check.without(x.ndim - 1, logits.shape)
+    weights = denominator(jnp.promote_types(precise, terms.scale.dtype), math.prod(shape), keep, share)
     args = _Args(
         _flat(x.ndim - 1, _features_that_count(x, keep)).astype(matmul),
         w.astype(matmul),
         b,
         jax.tree.map(partial(_flat, x.ndim - 1), terms),
+        weights if reduction == "mean" else None,
     )
-    shape = _check.without(x.ndim - 1, logits.shape)
-    if implementation == "autodiff":
-        loss, found = _losses(plan, args)
-    else:
-        with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
-            loss, found = (_each if reduction == "none" else _total)(plan, args)
+    with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
+        of = _losses if implementation == "autodiff" else _each if reduction == "none" else _total
+        loss, found = of(plan, args)
     if loss.ndim:
         loss = reduce(name, loss.reshape(shape), reduction, keep, share)
-    else:
-        loss = of_total(loss, reduction, math.prod(shape), keep, share)
+    elif reduction == "sum_and_weight":
+        loss = loss, weights
     if found is None:
         return loss
     found = jax.tree.map(lambda a: a.reshape(shape), found)
@@ -225,6 +225,7 @@ class _Args(NamedTuple):
     w: Array  # (C, *D, H) or (H, C, *D)
     b: Array | None  # (C, *D)
     terms: _rows.Terms  # (N or 1, C or 1, *D)
+    weight: Array | None  # what the sum over all rows is divided by, a constant
 
 
 def _chunks(
@@ -242,9 +243,7 @@ def _chunks(
         size = max(rows // 8, x.shape[-1] // 4, 2**20 // width)
         size = min(size, max(2**28 // width, 128))
     else:
-        size = _check.integer(name, "chunk_size", size)
-        if size < 1:
-            raise ValueError(f"{name}: `chunk_size` must be at least 1, got {size}.")
+        size = _check.chunk_size(name, size)
     number = max(1, -(-rows // size))
     dtype = wide if accumulator is None else jnp.dtype(accumulator)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -297,18 +296,18 @@ def _losses(plan: _Plan, args: _Args) -> Found:
     """The loss of each row, (N, 1, *D), in plain operations."""
     terms, shared = _split(args.terms, _rows.is_soft(args.terms))
 
-    def of(rows: tuple[Array, _rows.Terms]) -> tuple[Found, tuple[()]]:
+    def of(rows: tuple[Array, _rows.Terms], total: None) -> tuple[Found, None]:
         x, each = rows
         logits = _logits(plan, x, args)
-        return _rows.losses(1, plan.implementation, plan.aux, logits, _join(each, shared))[:2], ()
+        return _rows.losses(1, plan.implementation, plan.aux, logits, _join(each, shared))[:2], total
 
-    found: Found = over_rows(of, (args.x, terms), plan.chunk)[0]
+    found: Found = over_rows(of, (args.x, terms), plan.chunk, None)[0]
     return found
 
 
 @partial(jax.jit, static_argnums=0)
-def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array | None) -> tuple[Found, _Args]:
-    """The loss of each row, and what is wanted of the gradient of their sum, or of their sum with coefficients `g`.
+def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[Found, _Args]:
+    """The loss of each row, and what is wanted of the gradient of their sum with coefficients `g`, or with one for all.
 
     The gradients of features and weight are in the precision that they were added up in.
     """
@@ -316,52 +315,107 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array | None) -> 
     terms, shared = _split(args.terms, soft)
     classes = tuple(i for i in range(args.w.ndim) if i != plan.features)
 
-    def of(rows: tuple[Array, _rows.Terms, Array | None]) -> tuple[Any, Any]:
-        x, each, g = rows
+    none: Any = None
+    nothing = {name: none for name, a in wanted.terms._asdict().items() if a is None}
+
+    def of(rows: tuple[Array, _rows.Terms, Array | None], total: _Args) -> tuple[Any, _Args]:
+        x, each, g_each = rows
         whole = _join(each, shared)
         logits = _logits(plan, x, args)
         loss, found, sums = _rows.losses(1, plan.implementation, plan.aux, logits, whole)
-        if g is None:
-            g = jnp.ones_like(loss) if each.keep is None else each.keep.astype(loss.dtype)
-        dlogits, dterms = _rows.pull(1, logits, sums, whole, g)
+        g_rows = _check.masked(jnp.full_like(loss, g), each.keep) if g_each is None else g_each
+        dlogits, dterms = _rows.pull(1, logits, sums, whole, g_rows)
         d = dlogits.astype(plan.matmul)
-        dx = dw = db = None
-        if wanted.x is not None:
-            dx = _dot(d, args.w, tuple(range(1, d.ndim)), classes, plan.wide)
-        if wanted.w is not None:
-            pair = (x, d) if plan.features == 0 else (d, x)
-            dw = _dot(*pair, (0,), (0,), jnp.promote_types(plan.matmul, plan.accumulator)).astype(plan.accumulator)
-        if wanted.b is not None and args.b is not None:
-            db = jnp.sum(dlogits, 0).astype(args.b.dtype)
-        nothing: dict[str, Any] = {name: None for name, w in wanted.terms._asdict().items() if w is None}
-        dterms = dterms._replace(**nothing)
-        deach, dshared = _split(dterms, soft)
-        return (loss, found, dx, deach), (dw, db, dshared)
+        dx = None if wanted.x is None else _dot(d, args.w, tuple(range(1, d.ndim)), classes, plan.wide)
+        dw = None if total.w is None else _plus_product(plan, total.w, x, d)
+        db = None if total.b is None else total.b + jnp.sum(dlogits, 0).astype(total.b.dtype)
+        deach, dshared = _split(dterms._replace(**nothing), soft)
+        return (loss, found, dx, deach), _Args(none, dw, db, jax.tree.map(jnp.add, total.terms, dshared), None)
 
-    (loss, found, dx, deach), (dw, db, dshared) = over_rows(of, (args.x, terms, g), plan.chunk)
-    return (loss, found), _Args(dx, dw, db, _join(deach, dshared))
+    start: _Args = jax.tree.map(jnp.zeros_like, wanted._replace(x=none, terms=_split(wanted.terms, soft)[1]))
+    if wanted.w is not None:
+        start = start._replace(w=jnp.zeros(wanted.w.shape, plan.accumulator))
+    (loss, found, dx, deach), total = over_rows(of, (args.x, terms, g if g.ndim else None), plan.chunk, start)
+    return (loss, found), total._replace(x=dx, terms=_join(deach, total.terms))
 
 
-# A mean or a sum multiplies every row by the same cotangent. So the forward rule can take the gradient while a chunk's
-# logits are there, and the backward rule only scales it: three matmuls. A cotangent for each row is not known before
-# the backward pass, which computes the logits again. All rules are plain operations, so that they can be
-# differentiated in turn.
+BLOCK = 2**20  # entries of the weight's gradient that are worked on at a time on a CPU
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _plus_product(plan: _Plan, total: Array, x: Array, d: Array) -> Array:
+    """`total`, in place, with a chunk's part of the weight's gradient added."""
+    if total.size < 2 * BLOCK:
+        return total + _product(plan, x, d)
+    # On a GPU the matmul itself adds to what stands there. On a CPU it would have a copy of the gradient beside it.
+    plus: Array = lax.platform_dependent(
+        total, x, d, cpu=partial(_in_blocks, plan), default=lambda total, x, d: total + _product(plan, x, d)
+    )
+    return plus
+
+
+@_plus_product.defjvp
+def _plus_product_jvp(
+    plan: _Plan, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    _, x, d = primals
+    dtotal, dx, dd = tangents
+    return _plus_product(plan, *primals), dtotal + _product(plan, dx, d) + _product(plan, x, dd)
+
+
+def _product(plan: _Plan, x: Array, d: Array) -> Array:
+    pair = (x, d) if plan.features == 0 else (d, x)
+    product = _dot(*pair, (0,), (0,), jnp.promote_types(plan.matmul, plan.accumulator))
+    return product.astype(plan.accumulator)
+
+
+def _in_blocks(plan: _Plan, total: Array, x: Array, d: Array) -> Array:
+    axis, classes = 1 if plan.features == 0 else 0, d.shape[1]
+    size = -(-classes // -(-total.size // BLOCK))
+
+    def step(i: Array, total: Array) -> Array:
+        first = jnp.minimum(i * size, classes - size)
+        # The last block begins early, at classes that have had theirs.
+        due = jnp.expand_dims(first + jnp.arange(size) >= i * size, range(1, d.ndim - 1))
+        part = lax.dynamic_slice_in_dim(total, first, size, axis)
+        part += _product(plan, x, _check.masked(lax.dynamic_slice_in_dim(d, first, size, 1), due))
+        return lax.dynamic_update_slice_in_dim(total, part, first, axis)
+
+    summed: Array = lax.fori_loop(0, -(-classes // size), step, total)
+    return summed
+
+
+# A mean or a sum gives every row the same coefficient. So the forward rule can take the gradient while a chunk's logits
+# are there, and the backward rule only scales it, behind a plain `jax.grad` by 1: three matmuls, and no other pass over
+# the weight's gradient. A cotangent for each row is not known before the backward pass, which computes the logits
+# again. All rules are plain operations, so that they can be differentiated in turn.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _total(plan: _Plan, args: _Args) -> Found:
-    """The sum over all rows that count."""
+    """The sum or the mean over all rows that count."""
     return _summed(_losses(plan, args), args)
 
 
 def _summed(found: Found, args: _Args) -> Found:
-    return jnp.sum(_check.masked(found[0], args.terms.keep)), found[1]
+    total = jnp.sum(_check.masked(found[0], args.terms.keep))
+    return total if args.weight is None else mean(total, args.weight), found[1]
 
 
 def _total_fwd(plan: _Plan, primals: Any) -> tuple[Found, _Args]:
     args, wanted = _values(primals), _moving(primals)
-    found, gradient = _with_gradient(plan, args, wanted, None)
+    g = jnp.ones((), plan.wide) if args.weight is None else _share(args.weight)
+    late = plan.matmul == jnp.float16  # in which p / N would vanish
+    found, gradient = _with_gradient(plan, args, wanted, jnp.ones_like(g) if late else g)
+    if late:
+        gradient = _times(g, gradient)
     return _summed(found, args), gradient
+
+
+def _share(weight: Array) -> Array:
+    """What each row counts in a mean: nothing in one over nothing."""
+    nothing = weight == 0
+    return jnp.where(nothing, 0, 1 / jnp.where(nothing, 1, weight))
 
 
 def _total_bwd(plan: _Plan, gradient: _Args, cotangents: Found) -> tuple[_Args | None]:
@@ -410,6 +464,11 @@ def _is_zero(cotangent: Any) -> bool:
 
 def _scaled(plan: _Plan, g: Array | int, gradient: _Args) -> _Args:
     """`g` times a gradient, rounded to the dtypes of the arguments."""
-    scaled: _Args = jax.tree.map(lambda d: (g * d).astype(d.dtype), gradient)
+    scaled = _times(g, gradient)
     x, w = (None if d is None else d.astype(plan.matmul) for d in (scaled.x, scaled.w))
     return scaled._replace(x=x, w=w)
+
+
+def _times(g: Array | int, gradient: _Args) -> _Args:
+    scaled: _Args = jax.tree.map(lambda d: (g * d).astype(d.dtype), gradient)
+    return scaled

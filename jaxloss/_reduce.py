@@ -24,18 +24,15 @@ def reduce(
     loss = _check.masked(loss, keep)
     if reduction == "none":
         return loss
-    return of_total(jnp.sum(loss), reduction, loss.size, keep, share)
-
-
-def of_total(total: Array, reduction: str, size: int, keep: Array | None, share: Array | None) -> Reduced:
-    """A reduction to scalars from the sum over all `size` entries, those that are masked left out."""
+    total = jnp.sum(loss)
     if reduction == "sum":
         return total
-    weight = _denominator(total.dtype, size, keep, share)
+    weight = denominator(total.dtype, loss.size, keep, share)
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
 
 
-def _denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None) -> Array:
+def denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None) -> Array:
+    """What the mean over `size` entries divides by, those that are masked left out. It carries no gradient."""
     if share is not None:
         return lax.stop_gradient(jnp.sum(_check.masked(share, keep), dtype=dtype))
     # Counted in integers: a float32 sum of ones can stop growing at 2**24.

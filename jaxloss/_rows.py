@@ -153,9 +153,31 @@ def _plain(axis: int, y: Array, index: Array | None) -> tuple[Array, Array]:
     return top, log_sum(z, axis) if index is None else log_sum_around(z, index, axis)
 
 
+CACHED = 2**20  # entries of rows that are read together on a CPU, whose caches hold them between one pass and the next
+
+
 def _in_blocks(y: Array, index: Array) -> tuple[Array, Array]:
-    z, top = shift(y, y.ndim - 1)
-    return top, log_sum_around_in_blocks(z, index)
+    classes = y.shape[-1]
+    y, labels = y.reshape(-1, classes), index.reshape(-1, 1)
+    rows, size = y.shape[0], max(1, CACHED // classes)
+
+    def read(y: Array, labels: Array) -> tuple[Array, Array]:
+        z, top = shift(y, 1)
+        return top, log_sum_around_in_blocks(z, labels)
+
+    def step(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        first = jnp.minimum(i * size, rows - size)  # the last block reads some rows again
+        some = read(*(lax.dynamic_slice_in_dim(a, first, size) for a in (y, labels)))
+        top, log_total = (lax.dynamic_update_slice_in_dim(a, b, first, 0) for a, b in zip(found, some, strict=True))
+        return top, log_total
+
+    if rows <= size:
+        found = read(y, labels)
+    else:
+        start = jnp.zeros((rows, 1), at_least_float32(y.dtype))
+        found = lax.fori_loop(0, -(-rows // size), step, (start, start))
+    top, log_total = (a.reshape(index.shape) for a in found)
+    return top, log_total
 
 
 def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:

@@ -78,7 +78,7 @@ def in_torch(loss, *tensors):
         value = enqueue()
         if GPU:
             torch.cuda.synchronize()
-        return value
+        return value.detach(), None
 
     run()
     return enqueue, run, torch_peak(run, tensors)
@@ -235,9 +235,7 @@ def table(title, peers, sizes, rounds, only):
             continue
         try:
             enqueue, run, memory[name] = prepare()
-            value = (
-                float(run()[0]) if "torch" not in name and "L" not in name[:1] and "cut" not in name else float(run())
-            )
+            value = float(run()[0])
         except Exception as error:
             print(f"{name}: left out, {type(error).__name__}: {str(error).splitlines()[0][:100]}", file=sys.stderr)
             continue
@@ -263,6 +261,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*", help="words, one of which a peer's name must contain")
     arguments = parser.parse_args()
+    del sys.argv[1:]  # which tokamax would read as its own
     if torch and not GPU:
         torch.set_num_threads(os.cpu_count())
     for sizes in LINEAR:
