@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxloss"
 LAYERS = [
     {"_types"},
-    {"_numerics", "_wide"},
+    {"_devices", "_numerics", "_wide"},
     {"_lattice"},
     {"_kernels", "_check"},
     {"_labels", "_reduce"},
@@ -19,7 +19,7 @@ FAMILIES = {
     *("_ctc", "_ctc_alignment", "_focal", "_hinge", "_linear_cross_entropy", "_margin", "_regression"),
     *("_segmentation", "_softmax"),
 }
-NAMESPACES = {"class_weights"}
+NAMESPACES = {"class_weights", "spmd"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 each = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
