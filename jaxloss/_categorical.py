@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check, _labels, _rows
+from ._devices import AxisName, Classes, mesh_axes, vary_alike
 from ._numerics import at_least_float32, pick, times, upcast, xlogy
 from ._reduce import REDUCTIONS, mean, reduce
 from ._types import Array, ArrayLike, BatchReduction, KernelImplementation, Number, Reduced, Reduction, RowStatistics
@@ -21,6 +22,7 @@ def cross_entropy(
     z_loss: Number = 0.0,
     logit_softcap: Number | None = None,
     aux: bool = False,
+    axis_name: AxisName | None = None,
     implementation: KernelImplementation = "auto",
     weight: ArrayLike | None = None,
     axis: int | None = None,
@@ -53,6 +55,9 @@ def cross_entropy(
             `log_sum_exp`, `correct` (whether the largest logit, of equals the first, is the target's) and `entropy`
             (of the softmax) for each row, 0 or False where a row does not count, and `z_loss`, the part of the
             loss that it makes, reduced as the loss is.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the classes are spread over, in equal
+            parts and in order: `input`, `weight` and class probabilities hold this device's classes, class indices
+            and C count all of them. Three to five numbers for each row travel, however many classes there are.
         implementation: "xla" carries a `jax.custom_vjp` that keeps the logits and two numbers per row. "pallas" reads
             each row once, in a kernel for CUDA that is interpreted elsewhere, and wants the classes on the last
             axis. "auto" takes the kernel on CUDA where it is faster. "autodiff" is the same arithmetic without
@@ -97,6 +102,7 @@ def cross_entropy(
     name = "cross_entropy"
     x = _check.floating(name, "input", input)
     axis = _labels.class_axis(name, axis, x)
+    classes = Classes(axis, mesh_axes(axis_name))
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
     _check.choice(name, "implementation", implementation, ("auto", "xla", "pallas", "autodiff"))
     _check.flag(name, "aux", aux)
@@ -104,7 +110,7 @@ def cross_entropy(
         name,
         target,
         x,
-        axis,
+        classes,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
@@ -116,11 +122,12 @@ def cross_entropy(
         raise ValueError(
             f'{name}: implementation "pallas" needs the classes on the last axis, got {axis} of {x.shape}.'
         )
+    x, terms = vary_alike((x, terms), classes.axis_name)
     if implementation == "autodiff":
-        loss, found, _ = _rows.losses(axis, implementation, aux, x, terms)
+        loss, found, _ = _rows.losses(classes, implementation, aux, x, terms)
     else:
         with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
-            loss, found = _each_row(axis, implementation, aux, x, terms)
+            loss, found = _each_row(classes, implementation, aux, x, terms)
     loss = reduce(name, jnp.squeeze(loss, axis), reduction, keep, share)
     if found is None:
         return loss
@@ -130,30 +137,30 @@ def cross_entropy(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _each_row(
-    axis: int, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
+    classes: Classes, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
 ) -> tuple[Array, RowStatistics | None]:
-    return _rows.losses(axis, implementation, aux, x, terms)[:2]
+    return _rows.losses(classes, implementation, aux, x, terms)[:2]
 
 
 Residuals: TypeAlias = tuple[Array, _rows.Terms, _rows.Sums]
 
 
 def _each_row_fwd(
-    axis: int, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
+    classes: Classes, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
 ) -> tuple[tuple[Array, RowStatistics | None], Residuals]:
-    loss, found, sums = _rows.losses(axis, implementation, aux, x, terms)
+    loss, found, sums = _rows.losses(classes, implementation, aux, x, terms)
     return (loss, found), (x, terms, sums)
 
 
 def _each_row_bwd(
-    axis: int,
+    classes: Classes,
     implementation: KernelImplementation,
     aux: bool,
     residuals: Residuals,
     cotangents: tuple[Array, RowStatistics | None],
 ) -> tuple[Array, _rows.Terms]:
     x, terms, sums = residuals
-    dx, dterms = _rows.pull(axis, x, sums, terms, cotangents[0])
+    dx, dterms = _rows.pull(classes, x, sums, terms, classes.to_parts(cotangents[0]))
     return dx.astype(x.dtype), dterms
 
 

@@ -5,7 +5,7 @@ is whole; with explicit axes its layout is part of its type, which a gather and 
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ._types import Array
 
 AxisName: TypeAlias = str | Sequence[str]
+MeshAxes: TypeAlias = tuple[str, ...] | None
+
+
+def mesh_axes(axis_name: AxisName | None) -> MeshAxes:
+    """The names as what can be static."""
+    return (axis_name,) if isinstance(axis_name, str) else None if axis_name is None else tuple(axis_name)
+
+
+def alone() -> bool:
+    """Whether the arrays seen here are surely on one device: rows of those on several must not be looped over."""
+    return jax.device_count() == 1 or bool(jax.sharding.get_abstract_mesh().are_all_axes_manual)
 
 
 def explicit_sharding(x: Array) -> NamedSharding | None:
@@ -63,3 +74,83 @@ def numbers(count: int, axis_name: AxisName | None) -> Array:
     """Numbers of this device's `count` rows among those of all devices."""
     first = 0 if axis_name is None else count * lax.axis_index(axis_name)
     return first + jnp.arange(count)
+
+
+def varying_axes(x: Array) -> frozenset[str]:
+    """The mesh axes along which the type of `x` lets it differ: none outside a `jax.shard_map` that checks it."""
+    kind: Any = jax.typeof(x)
+    axes: frozenset[str] = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # JAX < 0.10, or later
+    return axes
+
+
+def vary_alike(tree: Any, axis_name: AxisName | None = None) -> Any:
+    """Arrays that may all differ along the same axes, as the rules of a custom derivative and of a loop want them.
+
+    All but masks: they have no cotangent, and what is the same on all devices stays so behind them.
+    """
+    axes = frozenset().union(*(varying_axes(x) for x in jax.tree.leaves(tree)))
+    if axis_name is not None:
+        axes |= varying_axes(lax.axis_index(axis_name))
+
+    def vary(x: Array) -> Array:
+        missing = () if x.dtype == bool else tuple(sorted(axes - varying_axes(x)))
+        varying: Array = lax.pcast(x, missing, to="varying") if missing else x
+        return varying
+
+    return jax.tree.map(vary, tree)
+
+
+class Classes(NamedTuple):
+    """The axis of an array that holds the classes, and inside `jax.shard_map` the mesh axes they are spread over."""
+
+    axis: int
+    axis_name: MeshAxes = None
+
+    def total(self, a: Array) -> Array:
+        """The sum over all classes, on an axis of size 1."""
+        return self.of_parts(jnp.sum(a, self.axis, keepdims=True))
+
+    def of_parts(self, part: Array) -> Array:
+        """The sum of what each device has, the same on all."""
+        if self.axis_name is None:
+            return part
+        whole: Array = lax.psum(part, self.axis_name)
+        return whole
+
+    def to_parts(self, g: Array) -> Array:
+        """What a cotangent of `of_parts` is for each device's part: its transpose, whatever that is in JAX's styles."""
+        if self.axis_name is None:
+            return g
+        of_part: Array
+        (of_part,) = jax.linear_transpose(self.of_parts, vary_alike(jnp.zeros_like(g), self.axis_name))(g)
+        return of_part
+
+    def largest(self, a: Array) -> Array:
+        """The maximum over all classes, a constant to differentiation."""
+        top = jnp.max(lax.stop_gradient(a), self.axis, keepdims=True, initial=-jnp.inf)
+        if self.axis_name is not None:
+            top = lax.pmax(top, self.axis_name)
+        return top
+
+    def rank(self) -> Array | int:
+        """Which of the parts this device has."""
+        return 0 if self.axis_name is None else lax.axis_index(self.axis_name)
+
+    def count(self, here: int) -> int:
+        """The number of all classes, of which `here` are on each device."""
+        return here if self.axis_name is None else here * lax.axis_size(self.axis_name)
+
+    def own(self, index: Array, here: int) -> Array:
+        """Numbers of classes among all as numbers among those on this device, or `here` if it is another's.
+
+        -1, which stands for no right answer, remains so for the first device.
+        """
+        if self.axis_name is None:
+            return index
+        first = self.rank() * here
+        mine = (index >= first) & (index < first + here)
+        return jnp.where(mine, index - first, jnp.where((index < 0) & (first == 0), -1, here))
+
+    def only_first(self, a: Array) -> Array:
+        """What is not of a class, once: on the first device."""
+        return a if self.axis_name is None else jnp.where(self.rank() == 0, a, 0)

@@ -52,6 +52,8 @@ def rows(
     axis: int,
     where: ArrayLike | None,
     ignore_index: int | None = None,
+    *,
+    classes: int | None = None,
 ) -> tuple[Array, Array]:
     """One int32 class index for each row of `input`, and which rows count.
 
@@ -65,7 +67,7 @@ def rows(
     counts = jnp.asarray(t != ignore_index) if ignorable else jnp.ones(t.shape, bool)
     unmasked = _check.mask(name, where, t.shape)
     keep = counts if unmasked is None else counts & unmasked
-    classes = input.shape[axis]
+    classes = input.shape[axis] if classes is None else classes
     index = narrowed(t, classes)
     return jnp.where(keep, jnp.where(index == classes, -1, index), classes), keep
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from . import _check, _rows
 from ._chunks import over_rows
+from ._devices import AxisName, Classes, MeshAxes, mesh_axes, vary_alike
 from ._numerics import at_least_float32, upcast
 from ._reduce import REDUCTIONS, denominator, mean, reduce
 from ._types import Array, ArrayLike, KernelImplementation, Number, Reduced, Reduction, RowStatistics
@@ -26,6 +27,7 @@ def linear_cross_entropy(
     z_loss: Number = 0.0,
     logit_softcap: Number | None = None,
     aux: bool = False,
+    axis_name: AxisName | None = None,
     feature_axis: int = -1,
     chunk_size: int | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
@@ -56,6 +58,9 @@ def linear_cross_entropy(
         z_loss: ζ ≥ 0, as in `cross_entropy`. A number or a 0-d array.
         logit_softcap: s > 0, as in `cross_entropy`, or None. A number or a 0-d array.
         aux: Whether to return the pair (loss, statistics), as in `cross_entropy`.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the classes are spread over, as in
+            `cross_entropy`: `linear_weight`, `linear_bias`, `weight` and class probabilities hold this device's
+            classes, and so do their gradients.
         feature_axis: The axis of `linear_weight` that holds the features: the last, or 0 for (H, C) or
             (H, C, d1, ..., dK). No transposed copy of the weight or of its gradient is made in either case.
         chunk_size: How many rows of `input` have logits at a time. By default an eighth of them, but never so few
@@ -116,14 +121,14 @@ def linear_cross_entropy(
     _check.choice(name, "reduction", reduction, REDUCTIONS)
     _check.flag(name, "aux", aux)
     matmul = jnp.result_type(x, w)
-    wide = at_least_float32(matmul)
+    wide, over = at_least_float32(matmul), mesh_axes(axis_name)
     precise = wide if b is None else jnp.promote_types(wide, b.dtype)
     logits = jax.eval_shape(partial(jnp.zeros, (*x.shape[:-1], *outputs), precise))
     terms, keep, share = _rows.terms(
         name,
         target,
         logits,
-        x.ndim - 1,
+        Classes(x.ndim - 1, over),
         ignore_index=_ignore_index(name, ignore_index, target),
         label_smoothing=label_smoothing,
         z_loss=z_loss,
@@ -131,9 +136,8 @@ def linear_cross_entropy(
         weight=weight,
         where=where,
     )
-    plan = _Plan(
-        features, aux, implementation, matmul, wide, *_chunks(name, chunk_size, accumulator_dtype, x, outputs, wide)
-    )
+    chunks = _chunks(name, chunk_size, accumulator_dtype, x, outputs, wide)
+    plan = _Plan(features, over, aux, implementation, matmul, wide, *chunks)
     shape = _check.without(x.ndim - 1, logits.shape)
     weights = denominator(jnp.promote_types(precise, terms.scale.dtype), math.prod(shape), keep, share)
     args = _Args(
@@ -141,8 +145,9 @@ def linear_cross_entropy(
         w.astype(matmul),
         b,
         jax.tree.map(partial(_flat, x.ndim - 1), terms),
-        weights if reduction == "mean" else None,
+        None,
     )
+    args = vary_alike(args, over)._replace(weight=weights if reduction == "mean" else None)
     with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
         of = _losses if implementation == "autodiff" else _each if reduction == "none" else _total
         loss, found = of(plan, args)
@@ -210,12 +215,18 @@ class _Plan(NamedTuple):
     """What is known while tracing."""
 
     features: int  # the axis of the weight that is contracted
+    axis_name: MeshAxes  # over which the classes are spread
     aux: bool
     implementation: KernelImplementation
     matmul: jnp.dtype  # of the factors of every matmul
     wide: jnp.dtype  # of their sums
     chunk: int  # rows at a time
     accumulator: jnp.dtype  # of the weight's gradient
+
+    @property
+    def classes(self) -> Classes:
+        """Of a chunk of logits."""
+        return Classes(1, self.axis_name)
 
 
 class _Args(NamedTuple):
@@ -299,7 +310,7 @@ def _losses(plan: _Plan, args: _Args) -> Found:
     def of(rows: tuple[Array, _rows.Terms], total: None) -> tuple[Found, None]:
         x, each = rows
         logits = _logits(plan, x, args)
-        return _rows.losses(1, plan.implementation, plan.aux, logits, _join(each, shared))[:2], total
+        return _rows.losses(plan.classes, plan.implementation, plan.aux, logits, _join(each, shared))[:2], total
 
     found: Found = over_rows(of, (args.x, terms), plan.chunk, None)[0]
     return found
@@ -322,9 +333,9 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
         x, each, g_each = rows
         whole = _join(each, shared)
         logits = _logits(plan, x, args)
-        loss, found, sums = _rows.losses(1, plan.implementation, plan.aux, logits, whole)
+        loss, found, sums = _rows.losses(plan.classes, plan.implementation, plan.aux, logits, whole)
         g_rows = _check.masked(jnp.full_like(loss, g), each.keep) if g_each is None else g_each
-        dlogits, dterms = _rows.pull(1, logits, sums, whole, g_rows)
+        dlogits, dterms = _rows.pull(plan.classes, logits, sums, whole, g_rows)
         d = dlogits.astype(plan.matmul)
         dx = None if wanted.x is None else _dot(d, args.w, tuple(range(1, d.ndim)), classes, plan.wide)
         dw = None if total.w is None else _plus_product(plan, total.w, x, d)
@@ -335,6 +346,7 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
     start: _Args = jax.tree.map(jnp.zeros_like, wanted._replace(x=none, terms=_split(wanted.terms, soft)[1]))
     if wanted.w is not None:
         start = start._replace(w=jnp.zeros(wanted.w.shape, plan.accumulator))
+    start = vary_alike((start, args))[0]
     (loss, found, dx, deach), total = over_rows(of, (args.x, terms, g if g.ndim else None), plan.chunk, start)
     return (loss, found), total._replace(x=dx, terms=_join(deach, total.terms))
 
@@ -419,7 +431,9 @@ def _share(weight: Array) -> Array:
 
 
 def _total_bwd(plan: _Plan, gradient: _Args, cotangents: Found) -> tuple[_Args | None]:
-    return (None if _is_zero(cotangents[0]) else _scaled(plan, cotangents[0], gradient),)
+    if _is_zero(cotangents[0]):
+        return (None,)
+    return (_scaled(plan, plan.classes.to_parts(cotangents[0]), gradient),)
 
 
 _total.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
@@ -440,7 +454,7 @@ def _each_fwd(plan: _Plan, primals: Any) -> tuple[Found, tuple[_Args, _Args]]:
 def _each_bwd(plan: _Plan, residuals: tuple[_Args, _Args], cotangents: Found) -> tuple[_Args | None]:
     if _is_zero(cotangents[0]):
         return (None,)
-    _, gradient = _with_gradient(plan, *residuals, cotangents[0])
+    _, gradient = _with_gradient(plan, *residuals, plan.classes.to_parts(cotangents[0]))
     return (_scaled(plan, 1, gradient),)
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
+from ._devices import Classes, alone, vary_alike
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
     at_least_float32,
@@ -63,7 +64,7 @@ def terms(
     name: str,
     target: ArrayLike,
     x: _labels.Logits,
-    axis: int,
+    classes: Classes,
     *,
     ignore_index: int,
     label_smoothing: Number,
@@ -73,6 +74,7 @@ def terms(
     where: ArrayLike | None,
 ) -> tuple[Terms, Array | None, Array | None]:
     """The terms of the rows of `x`, which rows count, and what each adds to the denominator of a mean."""
+    axis, here = classes.axis, x.shape[classes.axis]
     soft = _labels.probabilities(name, target, x, axis, ignore_index)
     dtype = at_least_float32(x.dtype, *([] if soft is None else [soft.dtype]))
     smoothing = _check.number(name, "label_smoothing", label_smoothing, dtype, low=0, high=1)
@@ -80,19 +82,20 @@ def terms(
     cap = None
     if logit_softcap is not None:
         cap = jnp.asarray(_check.number(name, "logit_softcap", logit_softcap, dtype, low=0, above=True), dtype)
-    w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], dtype)
+    w = None if weight is None else _labels.per_class(name, weight, here, dtype)
     uniform = None
     if not _is_zero(smoothing):
-        spread = jnp.ones(x.shape[axis], dtype) if w is None else w
-        uniform = _labels.along(axis, x, smoothing / x.shape[axis] * spread)
+        spread = jnp.ones(here, dtype) if w is None else w
+        uniform = _labels.along(axis, x, smoothing / classes.count(here) * spread)
 
     keep: Array | None
     share: Array | None
     if soft is None:
-        index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
-        share = _labels.of_target(w, index, dtype)
+        index, keep = _labels.rows(name, target, x, axis, where, ignore_index, classes=classes.count(here))
+        own = classes.own(index, here)
+        share = jnp.ones(index.shape, dtype) if w is None else classes.of_parts(_labels.of_target(w, own, dtype))
         scale = _labels.spoiled((1 - smoothing) * share, index)
-        given, scale, counts = (jnp.expand_dims(a, axis) for a in (index, scale, share))
+        given, scale, counts = (jnp.expand_dims(a, axis) for a in (own, scale, share))
     else:
         keep, share = _check.mask(name, where, _check.without(axis, x.shape)), None
         scale = jnp.asarray(1 - smoothing, dtype) * (1 if w is None else _labels.along(axis, x, w))
@@ -108,18 +111,19 @@ def _is_zero(value: Number) -> bool:
 
 
 def losses(
-    axis: int, implementation: KernelImplementation, statistics: bool, x: Array, terms: Terms
+    classes: Classes, implementation: KernelImplementation, statistics: bool, x: Array, terms: Terms
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
-    sums = _read(axis, implementation, x, terms)
+    sums = _read(classes, implementation, x, terms)
     z = _logits(x, terms) - sums.top
-    return cost(axis, z, sums, terms), _statistics(axis, z, sums, terms) if statistics else None, sums
+    found = _statistics(classes, z, sums, terms) if statistics else None
+    return classes.of_parts(cost(classes, z, sums, terms)), found, sums
 
 
-def _read(axis: int, implementation: KernelImplementation, x: Array, terms: Terms) -> Sums:
+def _read(classes: Classes, implementation: KernelImplementation, x: Array, terms: Terms) -> Sums:
     index = None if is_soft(terms) else terms.target
-    if implementation == "autodiff" or axis < x.ndim - 1:
-        return Sums(*_plain(axis, _logits(x, terms), index))
+    if implementation == "autodiff" or classes.axis < x.ndim - 1 or classes.axis_name is not None:
+        return Sums(*_plain(classes, _logits(x, terms), index))
     changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
@@ -135,10 +139,10 @@ def _sums(
     implementation: KernelImplementation, x: Array, index: Array | None, keep: Array | None
 ) -> tuple[Array, Array]:
     """The sums of rows on the last axis, read as fast as a platform can; differentiable in any mode, to any order."""
-    ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(x.ndim - 1, x, index)}
+    ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(x.ndim - 1), x, index)}
     if implementation == "pallas":
         ways = {"cuda": partial(_by_kernel, False), "default": partial(_by_kernel, True)}
-    elif x.shape[-1] >= MANY:
+    elif x.shape[-1] >= MANY and alone():
         if index is not None:
             ways["cpu"] = lambda x, index, keep: _in_blocks(x, index)
         if implementation == "auto" and x.dtype.itemsize < 8:
@@ -148,9 +152,18 @@ def _sums(
     return top, log_total
 
 
-def _plain(axis: int, y: Array, index: Array | None) -> tuple[Array, Array]:
-    z, top = shift(y, axis)
-    return top, log_sum(z, axis) if index is None else log_sum_around(z, index, axis)
+def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
+    axis = classes.axis
+    if classes.axis_name is None:
+        z, top = shift(y, axis)
+        return top, log_sum(z, axis) if index is None else log_sum_around(z, index, axis)
+    top = classes.largest(upcast(y))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    z = upcast(y) - top
+    if index is None:
+        return top, log1p(classes.total(jnp.exp(z)) - 1)
+    others = classes.total(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)))
+    return top, log1p(others + jnp.expm1(classes.of_parts(pick(z, index, axis))))
 
 
 CACHED = 2**20  # entries of rows that are read together on a CPU, whose caches hold them between one pass and the next
@@ -174,7 +187,7 @@ def _in_blocks(y: Array, index: Array) -> tuple[Array, Array]:
     if rows <= size:
         found = read(y, labels)
     else:
-        start = jnp.zeros((rows, 1), at_least_float32(y.dtype))
+        start, _ = vary_alike((jnp.zeros((rows, 1), at_least_float32(y.dtype)), y))
         found = lax.fori_loop(0, -(-rows // size), step, (start, start))
     top, log_total = (a.reshape(index.shape) for a in found)
     return top, log_total
@@ -204,25 +217,29 @@ def _sums_jvp(
     return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
 
 
-def cost(axis: int, z: Array, sums: Sums, terms: Terms) -> Array:
-    """The loss of each row from its shifted logits."""
-    log_total = sums.log_total
+def cost(classes: Classes, z: Array, sums: Sums, terms: Terms) -> Array:
+    """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several."""
+    axis, log_total = classes.axis, sums.log_total
     a: Array | None
     if is_soft(terms):
         loss, a = jnp.zeros_like(log_total), _mixed(terms)
     else:
-        loss, a = times(terms.scale, log_total - pick(z, terms.target, axis)), terms.uniform
+        loss = times(terms.scale, classes.only_first(log_total) - pick(z, terms.target, axis))
+        a = terms.uniform
     if a is not None:
         loss += jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
-    return loss if terms.square is None else loss + _z_loss(sums, terms)
+    return loss if terms.square is None else loss + classes.only_first(_z_loss(sums, terms))
 
 
-def pull(axis: int, x: Array, sums: Sums, terms: Terms, g: Array | float) -> tuple[Array, Terms]:
-    """The cotangents of the logits, in at least float32 and not yet rounded to their dtype, and of the terms."""
+def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float) -> tuple[Array, Terms]:
+    """The cotangents of the logits, in at least float32 and not yet rounded to their dtype, and of the terms.
+
+    `g` is that of this device's part of the loss.
+    """
     z = _logits(x, terms) - sums.top
-    dx = g * _slope(axis, z, sums, terms)
-    _, of_terms = jax.vjp(partial(cost, axis, z, sums), terms)
-    (dterms,) = of_terms(g * jnp.ones_like(sums.log_total, dx.dtype))
+    dx = g * _slope(classes, z, sums, terms)
+    part, of_terms = jax.vjp(partial(cost, classes, z, sums), terms)
+    (dterms,) = of_terms(vary_alike((g * jnp.ones_like(part, dx.dtype), part))[0])
     if terms.cap is not None:
         _, of_cap = jax.vjp(softcap, _harmless(x, terms), terms.cap)
         dx, dcap = of_cap(dx.astype(z.dtype))
@@ -230,13 +247,14 @@ def pull(axis: int, x: Array, sums: Sums, terms: Terms, g: Array | float) -> tup
     return dx, dterms
 
 
-def _slope(axis: int, z: Array, sums: Sums, terms: Terms) -> Array:
+def _slope(classes: Classes, z: Array, sums: Sums, terms: Terms) -> Array:
+    axis = classes.axis
     scale, uniform, log_total = terms.scale, terms.uniform, sums.log_total
     push: Array | float = 0 if terms.square is None else 2 * terms.square * (sums.top + log_total)
     if is_soft(terms):
         a = _mixed(terms)
-        return (jnp.sum(a, axis, keepdims=True) + push) * jnp.exp(z - log_total) - a
-    shared = 0 if uniform is None else jnp.sum(uniform, axis, keepdims=True)
+        return (classes.total(a) + push) * jnp.exp(z - log_total) - a
+    shared = 0 if uniform is None else classes.total(uniform)
     at_others = (scale + shared + push) * jnp.exp(z - log_total)
     # At the target A p - scale = A (p - 1) + Σ uniform, which rounds no p to 1.
     log_p = pick(z, terms.target, axis) - log_total
@@ -273,16 +291,29 @@ def _z_loss(sums: Sums, terms: Terms) -> Array:
     return jnp.zeros_like(sums.top) if terms.square is None else times(terms.square, (sums.top + sums.log_total) ** 2)
 
 
-def _statistics(axis: int, z: Array, sums: Sums, terms: Terms) -> RowStatistics:
+def _statistics(classes: Classes, z: Array, sums: Sums, terms: Terms) -> RowStatistics:
+    z, sums, terms = lax.stop_gradient((z, sums, terms))
     # -Σ p log p = log Σ e^z - Σ p z, again a sum of positive terms.
-    entropy = sums.log_total - jnp.sum(times(jnp.exp(z - sums.log_total), z), axis, keepdims=True)
-    target = _largest(_check.masked(terms.target, terms.keep), axis) if is_soft(terms) else terms.target
-    found = RowStatistics(sums.top + sums.log_total, _z_loss(sums, terms), _largest(z, axis) == target, entropy)
-    return RowStatistics(*(lax.stop_gradient(_check.masked(a, terms.keep)) for a in found))
+    entropy = sums.log_total - classes.total(times(jnp.exp(z - sums.log_total), z))
+    guess, target = _first_largest(classes, z), terms.target
+    if is_soft(terms):
+        target = _first_largest(classes, _check.masked(target, terms.keep))
+    correct = jnp.sum(one_hot(guess, z, classes.axis) & one_hot(target, z, classes.axis), classes.axis, keepdims=True)
+    z_loss = classes.of_parts(classes.only_first(_z_loss(sums, terms)))
+    found = RowStatistics(sums.top + sums.log_total, z_loss, classes.of_parts(correct) > 0, entropy)
+    return RowStatistics(*(_check.masked(a, terms.keep) for a in found))
 
 
-def _largest(x: Array, axis: int) -> Array:
-    return lax.argmax(x, axis, jnp.int32)[(*[slice(None)] * axis, None)]
+def _first_largest(classes: Classes, x: Array) -> Array:
+    """The number of the largest entry, of equals the first, or that of no class if another device has it."""
+    found = lax.argmax(x, classes.axis, jnp.int32)[(*[slice(None)] * classes.axis, None)]
+    if classes.axis_name is None:
+        return found
+    here, top = x.shape[classes.axis], classes.largest(x)
+    number = classes.rank() * here + found
+    mine = jnp.max(x, classes.axis, keepdims=True) == top
+    first = lax.pmin(jnp.where(mine, number, classes.count(here)), classes.axis_name)
+    return jnp.where(mine & (number == first), found, here)
 
 
 def reduced(name: str, found: RowStatistics, reduction: str, keep: Array | None, share: Array | None) -> RowStatistics:
