@@ -34,6 +34,12 @@ def explicit_sharding(x: Array) -> NamedSharding | None:
     return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
 
 
+def is_split(x: Array, axis: int) -> bool:
+    """Whether the type of `x` says that `axis` is spread over devices, whose entries no gather may name."""
+    sharding = explicit_sharding(x)
+    return sharding is not None and axis < len(sharding.spec) and sharding.spec[axis] is not None
+
+
 def broadcast_like(x: Array, like: Array) -> Array:
     """`x` broadcast to the shape of `like`, each device its own part: its gradient adds up where it is."""
     sharding = explicit_sharding(like)

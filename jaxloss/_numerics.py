@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._devices import is_split
 from ._types import Array, Number
 
 # torch's 1e-12 is a float32 constant, which shows in its float64 results.
@@ -138,7 +139,10 @@ def pick(x: Array, index: Array, axis: int) -> Array:
     by NaN, and the derivative goes to every class, so that the whole row becomes NaN. An index beyond the last class
     marks a row that is not read: the value is 0.
     """
-    return jnp.take_along_axis(x, jnp.maximum(index, 0), axis, mode="fill", fill_value=0)
+    index = jnp.maximum(index, 0)
+    if is_split(x, axis):
+        return jnp.sum(jnp.where(one_hot(index, x, axis), x, 0), axis, keepdims=True)
+    return jnp.take_along_axis(x, index, axis, mode="fill", fill_value=0)
 
 
 @pick.defjvp

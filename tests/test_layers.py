@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxloss"
 LAYERS = [
     {"_types"},
-    {"_devices", "_numerics", "_wide"},
+    {"_devices"},
+    {"_numerics", "_wide"},
     {"_lattice"},
     {"_kernels", "_check"},
     {"_labels", "_reduce"},
