@@ -7,6 +7,7 @@ from . import class_weights, spmd
 from ._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from ._boxes import box_iou_loss, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from ._categorical import cross_entropy, kl_div, nll_loss, smooth_labels
+from ._chunked import chunked
 from ._classes import binary_sparsemax_loss, generalized_cross_entropy, poly_cross_entropy, sparsemax_loss
 from ._contrastive import circle_loss, clip_loss, info_nce_loss, nt_xent_loss, siglip_loss, supervised_contrastive_loss
 from ._ctc import ctc_loss, ctc_loss_with_logits
@@ -26,8 +27,8 @@ from ._segmentation import dice_loss, focal_tversky_loss, generalized_dice_loss,
 from ._softmax import log_softmax, logsumexp
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "binary_sparsemax_loss", "box_iou_loss", "circle_loss",
-    "class_weights", "clip_loss", "complete_box_iou_loss", "cosine_embedding_loss", "cosine_similarity",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "binary_sparsemax_loss", "box_iou_loss", "chunked",
+    "circle_loss", "class_weights", "clip_loss", "complete_box_iou_loss", "cosine_embedding_loss", "cosine_similarity",
     "cross_entropy", "ctc_alignment", "ctc_loss", "ctc_loss_with_logits", "ctc_posteriors", "dice_loss",
     "distance_box_iou_loss", "distillation_loss", "expectile_loss", "focal_tversky_loss", "gaussian_nll_loss",
     "generalized_box_iou_loss", "generalized_cross_entropy", "generalized_dice_loss", "generalized_kl_div",

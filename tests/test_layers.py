@@ -16,8 +16,8 @@ LAYERS = [
     {"_chunks", "_rows", "_sequences"},
 ]
 FAMILIES = {
-    *("_binary", "_boxes", "_categorical", "_classes", "_contrastive", "_divergence", "_embedding", "_errors"),
-    *("_ctc", "_ctc_alignment", "_focal", "_hinge", "_linear_cross_entropy", "_margin", "_regression"),
+    *("_binary", "_boxes", "_categorical", "_chunked", "_classes", "_contrastive", "_ctc", "_ctc_alignment"),
+    *("_divergence", "_embedding", "_errors", "_focal", "_hinge", "_linear_cross_entropy", "_margin", "_regression"),
     *("_segmentation", "_softmax"),
 }
 NAMESPACES = {"class_weights", "spmd"}
