@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _check
 from ._chunks import over_rows
+from ._devices import vary_alike
 from ._reduce import REDUCTIONS, mean
 from ._types import Array, ArrayLike, Reduced, Reduction
 
@@ -82,6 +83,7 @@ def chunked(
             if how == "none":
                 return over_rows(lambda chunk, total: (of(chunk), total), samples, size, None)[0]
             start = _zeros(name, how, jax.eval_shape(of, samples))
+            start, *_ = vary_alike([start, samples, [a for a in jax.tree.leaves(kwargs) if isinstance(a, jax.Array)]])
             add = partial(jax.tree.map, jnp.add)
             total = over_rows(lambda chunk, total: ((), add(total, of(chunk))), samples, size, start)[1]
         return mean(*total) if reduction == "mean" else total

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ._devices import alone
+from ._types import Array
+
 Tree: TypeAlias = Any
 
 
@@ -31,9 +34,17 @@ def over_rows(
         each, total = again(chunk, total)
         return total, each
 
-    batches = jax.tree.map(lambda a: a[:inside].reshape(chunks, size, *a.shape[1:]), rows)
-    total, each = lax.scan(step, total, batches)
-    each = jax.tree.map(lambda a: a.reshape(inside, *a.shape[2:]), each)
+    def cut(a: Array) -> Array:
+        if alone():
+            return a[:inside].reshape(chunks, size, *a.shape[1:])
+        # Rows of all devices in every chunk, if they are spread over several.
+        return a[:inside].reshape(size, chunks, *a.shape[1:]).swapaxes(0, 1)
+
+    def join(a: Array) -> Array:
+        return (a if alone() else a.swapaxes(0, 1)).reshape(inside, *a.shape[2:])
+
+    total, each = lax.scan(step, total, jax.tree.map(cut, rows))
+    each = jax.tree.map(join, each)
     if not rest:
         return each, total
     last, total = jax.checkpoint(function)(jax.tree.map(lambda a: a[inside:], rows), total)

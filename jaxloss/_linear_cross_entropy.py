@@ -10,7 +10,7 @@ from jax import lax
 
 from . import _check, _rows
 from ._chunks import over_rows
-from ._devices import AxisName, Classes, MeshAxes, mesh_axes, vary_alike
+from ._devices import AxisName, Classes, MeshAxes, alone, explicit_sharding, mesh_axes, vary_alike
 from ._numerics import at_least_float32, upcast
 from ._reduce import REDUCTIONS, denominator, mean, reduce
 from ._types import Array, ArrayLike, KernelImplementation, Number, Reduced, Reduction, RowStatistics
@@ -292,8 +292,12 @@ def _logits(plan: _Plan, x: Array, args: _Args) -> Array:
     return y if args.b is None else y + args.b
 
 
-def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    return lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype)
+def _dot(
+    a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: jnp.dtype, like: Array | None = None
+) -> Array:
+    """A product over some axes of each; laid out as `like` is, where that is part of types."""
+    layout = None if like is None else explicit_sharding(like)
+    return lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype, out_sharding=layout)
 
 
 Found: TypeAlias = tuple[Array, RowStatistics | None]
@@ -337,7 +341,7 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
         g_rows = _check.masked(jnp.full_like(loss, g), each.keep) if g_each is None else g_each
         dlogits, dterms = _rows.pull(plan.classes, logits, sums, whole, g_rows)
         d = dlogits.astype(plan.matmul)
-        dx = None if wanted.x is None else _dot(d, args.w, tuple(range(1, d.ndim)), classes, plan.wide)
+        dx = None if wanted.x is None else _dot(d, args.w, tuple(range(1, d.ndim)), classes, plan.wide, x)
         dw = None if total.w is None else _plus_product(plan, total.w, x, d)
         db = None if total.b is None else total.b + jnp.sum(dlogits, 0).astype(total.b.dtype)
         deach, dshared = _split(dterms._replace(**nothing), soft)
@@ -345,7 +349,7 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
 
     start: _Args = jax.tree.map(jnp.zeros_like, wanted._replace(x=none, terms=_split(wanted.terms, soft)[1]))
     if wanted.w is not None:
-        start = start._replace(w=jnp.zeros(wanted.w.shape, plan.accumulator))
+        start = start._replace(w=jnp.zeros_like(wanted.w, plan.accumulator))
     start = vary_alike((start, args))[0]
     (loss, found, dx, deach), total = over_rows(of, (args.x, terms, g if g.ndim else None), plan.chunk, start)
     return (loss, found), total._replace(x=dx, terms=_join(deach, total.terms))
@@ -357,11 +361,11 @@ BLOCK = 2**20  # entries of the weight's gradient that are worked on at a time o
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _plus_product(plan: _Plan, total: Array, x: Array, d: Array) -> Array:
     """`total`, in place, with a chunk's part of the weight's gradient added."""
-    if total.size < 2 * BLOCK:
-        return total + _product(plan, x, d)
+    if total.size < 2 * BLOCK or not alone():
+        return total + _product(plan, x, d, total)
     # On a GPU the matmul itself adds to what stands there. On a CPU it would have a copy of the gradient beside it.
     plus: Array = lax.platform_dependent(
-        total, x, d, cpu=partial(_in_blocks, plan), default=lambda total, x, d: total + _product(plan, x, d)
+        total, x, d, cpu=partial(_in_blocks, plan), default=lambda total, x, d: total + _product(plan, x, d, total)
     )
     return plus
 
@@ -372,12 +376,12 @@ def _plus_product_jvp(
 ) -> tuple[Array, Array]:
     _, x, d = primals
     dtotal, dx, dd = tangents
-    return _plus_product(plan, *primals), dtotal + _product(plan, dx, d) + _product(plan, x, dd)
+    return _plus_product(plan, *primals), dtotal + _product(plan, dx, d, dtotal) + _product(plan, x, dd, dtotal)
 
 
-def _product(plan: _Plan, x: Array, d: Array) -> Array:
+def _product(plan: _Plan, x: Array, d: Array, like: Array) -> Array:
     pair = (x, d) if plan.features == 0 else (d, x)
-    product = _dot(*pair, (0,), (0,), jnp.promote_types(plan.matmul, plan.accumulator))
+    product = _dot(*pair, (0,), (0,), jnp.promote_types(plan.matmul, plan.accumulator), like)
     return product.astype(plan.accumulator)
 
 
@@ -390,7 +394,7 @@ def _in_blocks(plan: _Plan, total: Array, x: Array, d: Array) -> Array:
         # The last block begins early, at classes that have had theirs.
         due = jnp.expand_dims(first + jnp.arange(size) >= i * size, range(1, d.ndim - 1))
         part = lax.dynamic_slice_in_dim(total, first, size, axis)
-        part += _product(plan, x, _check.masked(lax.dynamic_slice_in_dim(d, first, size, 1), due))
+        part += _product(plan, x, _check.masked(lax.dynamic_slice_in_dim(d, first, size, 1), due), part)
         return lax.dynamic_update_slice_in_dim(total, part, first, axis)
 
     summed: Array = lax.fori_loop(0, -(-classes // size), step, total)
