@@ -1,18 +1,10 @@
-"""Every test runs in double precision unless it says otherwise; the doctests of the package run without it.
-
-Nothing here changes how XLA compiles: tests of algebra ask for quick compiling themselves, see `quick`.
-"""
-
-import os
-
-# Eight devices on a CPU, for test_devices; all else runs on the first. Read when JAX starts.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+"""Every test runs in double precision unless it says otherwise; the doctests of the package run without it."""
 
 import jax
 import pytest
 
 # Scripts that pytest would import to look for doctests; those of references need torch and Keras.
-collect_ignore = ["torch_reference.py", "peer_reference.py", "breakages.py", "two_processes.py"]
+collect_ignore = ["torch_reference.py", "peer_reference.py", "breakages.py", "two_processes.py", "on_devices.py"]
 
 
 @pytest.fixture(autouse=True)
