@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._devices import alone
+from ._devices import alone, devices_of_rows
 from ._types import Array
 
 Tree: TypeAlias = Any
@@ -22,7 +22,10 @@ def over_rows(
     row, which is put together again, and the total so far with its rows added. Differentiated in reverse mode, it is
     computed again.
     """
-    count = jax.tree.leaves(rows)[0].shape[0]
+    first = jax.tree.leaves(rows)[0]
+    count, devices = len(first), devices_of_rows(first)
+    if devices > 1:  # each has its share of every chunk
+        size = _even(count // devices, max(1, size // devices)) * devices
     if count <= size:
         return function(rows, total)
     chunks, rest = count // size, count % size
@@ -49,3 +52,8 @@ def over_rows(
         return each, total
     last, total = jax.checkpoint(function)(jax.tree.map(lambda a: a[inside:], rows), total)
     return jax.tree.map(lambda *a: jnp.concatenate(a), each, last), total
+
+
+def _even(count: int, size: int) -> int:
+    """The largest divisor of `count` that is at most `size`."""
+    return next(divisor for divisor in range(min(size, count), 0, -1) if count % divisor == 0)

@@ -4,6 +4,7 @@ Inside `jax.shard_map` an axis of the mesh has a name, and an array holds this d
 is whole; with explicit axes its layout is part of its type, which a gather and `jax.vmap` have to be told.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -38,6 +39,15 @@ def is_split(x: Array, axis: int) -> bool:
     """Whether the type of `x` says that `axis` is spread over devices, whose entries no gather may name."""
     sharding = explicit_sharding(x)
     return sharding is not None and axis < len(sharding.spec) and sharding.spec[axis] is not None
+
+
+def devices_of_rows(x: Array) -> int:
+    """Over how many devices the type of `x` says that its first axis is spread."""
+    sharding = explicit_sharding(x)
+    if sharding is None or not x.ndim or sharding.spec[0] is None:
+        return 1
+    names = sharding.spec[0]
+    return math.prod(sharding.mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
 def broadcast_like(x: Array, like: Array) -> Array:

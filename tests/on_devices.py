@@ -53,7 +53,8 @@ def mesh(kind=AxisType.Auto, **sizes):
 def batch(case):
     """The arrays of a case with a row for each of two per device, and how they are spread."""
     arrays = case.data(shape=(ROWS, *case.shapes[0][1:]))
-    return arrays, {name: P("data") if a.shape[:1] == (ROWS,) else P() for name, a in arrays.items()}
+    spread = {name for name in (*case.rows, "var") if name in arrays and arrays[name].shape[:1] == (ROWS,)}
+    return arrays, {name: P("data") if name in spread else P() for name in arrays}
 
 
 def value_and_grad(case, **options):
@@ -88,7 +89,9 @@ def test_a_sharded_batch_under_jit(case, kind):
         got = program(spread)
     close(got, quick.jit(value_and_grad(case))(arrays))
     if case.loss not in CONTRASTIVE:  # which compare every row with every other
-        assert max(gathered(program), default=0) < arrays[case.first].size
+        # A chunk of rows that the devices cannot share evenly moves features, which are no logits.
+        features = arrays[case.first].size if case.loss is jaxloss.linear_cross_entropy else 0
+        assert max(gathered(program), default=0) < arrays[case.first].size + features
 
 
 def test_the_lattice_moves_nothing_between_devices():
