@@ -511,3 +511,15 @@ def test_two_processes_get_the_numbers_of_one():
         assert process.returncode == 0, err
         lines = [[float(word) for word in line.split()[1:]] for line in out.splitlines() if line.startswith("result")]
         np.testing.assert_allclose(lines, [expected, expected], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.without_x64
+def test_the_examples_of_the_page_run():
+    page = (Path(__file__).parent.parent / "docs" / "many_devices.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert names["devices"] == 8
+    # With the weights the gradient of the sum, divided once.
+    plain = jax.grad(lambda p: jaxloss.cross_entropy(names["logits"](p, names["x"]), names["y"]))(names["params"])
+    np.testing.assert_allclose(names["exact"]["b"], plain["b"], atol=1e-6)
