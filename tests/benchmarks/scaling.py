@@ -1,4 +1,6 @@
-"""What a language model's loss computes and moves on 1 to 4,096 devices, on paper: `python tests/benchmarks/scaling.py`.
+"""What a language model's loss computes and moves on 1 to 4,096 devices, on paper.
+
+    python tests/benchmarks/scaling.py
 
 Rows are spread over data-parallel groups, classes over the T devices of a group. The counts are those that
 tests/on_devices.py reads from compiled programs; the rates are assumptions, stated below, and nothing is measured.
