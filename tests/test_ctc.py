@@ -318,6 +318,27 @@ def test_long_and_sharp_inputs_neither_underflow_nor_lose_digits():
     np.testing.assert_allclose(gradient, expected / length, atol=1e-8)
 
 
+def test_an_empty_target_beside_others_is_blank_throughout():
+    # What pads it would be the likelier path, and no frame is left behind the end to kill it.
+    x = np.log(np.array([[[0.1, 0.6, 0.3]] * 2] * 3))
+    arguments = x, np.array([[1, 0], [0, 2]]), np.array([3, 3]), np.array([0, 2])
+    loss = jaxloss.ctc_loss(*arguments, blank=1, reduction="none")
+    np.testing.assert_allclose(loss[0], -3 * np.log(0.6), rtol=1e-12)
+    likely = jaxloss.ctc_loss(x[..., ::-1], *arguments[1:], blank=1, reduction="none")
+    np.testing.assert_allclose(likely[0], -3 * np.log(0.6), rtol=1e-12)
+    found = jaxloss.ctc_alignment(np.roll(x, 1, -1), np.array([[0], [2]]), np.array([3, 3]), np.array([0, 1]), blank=1)
+    assert found.labels[:, 0].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(found.score[0], 3 * np.log(0.1), rtol=1e-12)
+
+
+def test_what_has_vanished_stays_so_over_thousands_of_states():
+    # Each frame and each state takes 1.3 million powers of two, and an int32 has 2^31.
+    x = np.full((2000, 3), -9e5, np.float32)
+    value, gradient = jax.value_and_grad(jaxloss.ctc_loss)(x, np.tile([1, 2], 800), 2000, 1600)
+    assert value == np.inf
+    assert (gradient == 0).all()
+
+
 @pytest.mark.without_x64
 def test_float32_gradients_keep_their_digits():
     # performance.md's first row, shortened: torch's float32 gradient is off by 1e-3 here.
