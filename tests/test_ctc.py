@@ -328,6 +328,9 @@ def test_an_empty_target_beside_others_is_blank_throughout():
     np.testing.assert_allclose(likely[0], -3 * np.log(0.6), rtol=1e-12)
     found = jaxloss.ctc_alignment(np.roll(x, 1, -1), np.array([[0], [2]]), np.array([3, 3]), np.array([0, 1]), blank=1)
     assert found.labels[:, 0].tolist() == [1, 1, 1]
+    without_blank = jnp.asarray(x).at[..., 1].set(-jnp.inf)
+    impossible = jaxloss.ctc_alignment(without_blank, np.array([[0], [2]]), np.array([3, 3]), np.array([0, 1]), blank=1)
+    assert impossible.labels[:, 0].tolist() == [-1, -1, -1]
     np.testing.assert_allclose(found.score[0], 3 * np.log(0.1), rtol=1e-12)
 
 
