@@ -201,7 +201,7 @@ BREAKAGES = [
     ("_lattice.py", "jnp.where(sizes > 0, end_label, -jnp.inf)", "end_label", "empty_target"),
     ("_sequences.py", "return jnp.where(there, log_blank, 0)", "return (log_blank)", "ctc_loss_with_logits"),
     ("_sequences.py", "jnp.all(known | behind, 1)", "jnp.all(known | True, 1)", "out_of_range"),
-    ("_sequences.py", "usable = counts & fits", "usable = fits", "ctc"),
+    ("_sequences.py", "usable = counts & fits", "usable = fits", "masked_sample"),
     ("_sequences.py", "x = _check.masked(scores, ", "x = (lambda x, _: x)(scores, ", "behind"),
     ("_ctc.py", "(loss > -slack), loss, 0))", "(loss > -slack), 0, 0))", "never_negative"),
     ("_ctc.py", "frames) & (loss != jnp.inf)", "frames)", "impossible or written_out"),
