@@ -54,7 +54,7 @@ def cross_entropy(
             (of the softmax) for each row, 0 or False where a row does not count, and `z_loss`, the part of the
             loss that it makes, reduced as the loss is.
         implementation: "xla" carries a `jax.custom_vjp` that keeps the logits and two numbers per row. "pallas" reads
-            each row once, in a kernel for CUDA that is interpreted elsewhere, and wants the classes on the last
+            each row once, in a kernel for CUDA that is interpreted on a CPU, and wants the classes on the last
             axis. "auto" takes the kernel on CUDA where it is faster. "autodiff" is the same arithmetic without
             custom_vjp, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
         weight: Weight w of each class, (C,).

@@ -63,7 +63,7 @@ def linear_cross_entropy(
         accumulator_dtype: The dtype in which the weight's gradient is added up over the chunks, by default at
             least float32. bfloat16 saves half of that memory and loses digits with every chunk.
         implementation: "xla" carries a `jax.custom_vjp`; "pallas" reads each row of logits once for its sums, in a
-            kernel for CUDA that is interpreted elsewhere; "auto" takes it on CUDA where it is faster. "autodiff" is
+            kernel for CUDA that is interpreted on a CPU; "auto" takes it on CUDA where it is faster. "autodiff" is
             the same arithmetic without custom_vjp, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a
             custom_vjp refuses; its reverse mode computes each chunk again, and adds the weight's gradient up in the
             weight's dtype.
