@@ -10,6 +10,7 @@ from jax import lax
 
 from . import _check, _lattice, _sequences, _wide
 from ._kernels import ctc as _kernel
+from ._lattice import Ways
 from ._numerics import at_least_float32, log_sum, shift, softmax
 from ._reduce import reduce
 from ._sequences import Batch, Layout
@@ -242,9 +243,9 @@ def _losses_fwd(setting: _Setting, scores: Array, labels: Array, frames: Array, 
     scores = _sequences.arranged(scores, frames, setting.layout)
     z, log_total = _log_softmax_parts(scores) if setting.logits else (None, None)
     log_blank, log_labels = _lattice.apart(_sequences.emissions(scores, labels, frames, setting.blank, log_total))
-    states, mass = _both_ways(setting, scores, labels, log_blank, log_labels, sizes)
-    loss = _loss(mass, scores.shape[0])
-    gradient = -_by_class(setting.blank, _lattice.posterior(states, log_labels, mass), labels, scores.shape[2])
+    ways = _both_ways(setting, scores, labels, log_blank, log_labels, sizes)
+    loss = _loss(ways.mass, scores.shape[0])
+    gradient = -_by_class(setting.blank, _lattice.posterior(ways, log_labels), labels, scores.shape[2])
     if z is not None and log_total is not None:
         gradient += softmax(z, log_total[1][..., None])
     counts = _sequences.live(scores.shape[0], frames) & (loss != jnp.inf)
@@ -262,27 +263,27 @@ _losses_custom.defvjp(_losses_fwd, _losses_bwd)
 
 def _both_ways(
     setting: _Setting, scores: Array, labels: Array, log_blank: Array, log_labels: Array, sizes: Array
-) -> tuple[Wide, Wide]:
-    skip = _sequences.may_skip(labels)
-    if setting.implementation == "pallas":
-        return _by_kernel(True, log_blank, log_labels, skip, sizes)
-    if setting.implementation == "xla" or _kernel_refuses(scores, scores.shape[0], labels):
-        return _lattice.both_ways(log_blank, log_labels, skip, sizes)
-    return _by_kernel(False, log_blank, log_labels, skip, sizes)
+) -> Ways:
+    kernel = setting.implementation
+    if kernel == "auto" and _kernel_refuses(scores, scores.shape[0], labels):
+        kernel = "xla"
+    return _by_platform(kernel, log_blank, log_labels, _sequences.may_skip(labels), sizes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _by_kernel(strict: bool, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Wide, Wide]:
-    """By the kernel on CUDA; elsewhere in XLA, or if `strict` nowhere but on a CPU, interpreted."""
-    others = {"cpu": partial(_kernel.both_ways, interpret=True)} if strict else {"default": _lattice.both_ways}
-    result: tuple[Wide, Wide] = lax.platform_dependent(
-        log_blank, log_labels, skip, sizes, cuda=_kernel.both_ways, **others
-    )
-    return result
+def _by_platform(kernel: str, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Ways:
+    """In XLA, or by the kernel on CUDA; "pallas" nowhere but there and, interpreted, on a CPU."""
+    ways: dict[str, Any] = {"cpu": partial(_lattice.both_ways, long_rows=True), "default": _lattice.both_ways}
+    if kernel != "xla":
+        ways["cuda"] = _kernel.both_ways
+    if kernel == "pallas":
+        ways = {"cpu": partial(_kernel.both_ways, interpret=True), "cuda": _kernel.both_ways}
+    found: Ways = lax.platform_dependent(log_blank, log_labels, skip, sizes, **ways)
+    return found
 
 
-@_by_kernel.defjvp
-def _by_kernel_jvp(strict: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+@_by_platform.defjvp
+def _by_platform_jvp(kernel: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     """Second derivatives are those of the same arithmetic in XLA."""
     return jax.jvp(_lattice.both_ways, primals, tangents)
 
@@ -296,5 +297,8 @@ def _by_class(blank: int, at_labels: Array, labels: Array, classes: int) -> Arra
         posterior = jnp.einsum("tsn,nsc->tnc", at_labels, hot, precision="highest")
         return posterior + jnp.where(jnp.arange(classes) == blank, at_blank[..., None], 0)
     posterior = jnp.zeros((length, count, classes), at_labels.dtype).at[..., blank].set(at_blank)
-    t, n = jnp.arange(length)[:, None, None], jnp.arange(count)
-    return posterior.at[t, n, labels.T].add(at_labels)
+
+    def of_sample(at_classes: Array, classes: Array, at_labels: Array) -> Array:
+        return at_classes.at[:, classes].add(at_labels)
+
+    return jax.vmap(of_sample, (1, 0, 2), 1)(posterior, labels, at_labels)

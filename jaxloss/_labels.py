@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check
+from ._devices import explicit_sharding
 from ._types import Array, ArrayLike
 
 # Logits, or only their shape and dtype where they never exist as a whole.
@@ -127,7 +128,7 @@ def of_target(w: Array | None, index: Array, dtype: jnp.dtype) -> Array:
     """The weight of each row's class, or 1; that of a row that does not count is not read."""
     if w is None:
         return jnp.ones(index.shape, dtype)
-    return w.at[jnp.maximum(index, 0)].get(mode="fill", fill_value=0)
+    return w.at[jnp.maximum(index, 0)].get(mode="fill", fill_value=0, out_sharding=explicit_sharding(index))
 
 
 def spoiled(scale: Array, index: Array) -> Array:

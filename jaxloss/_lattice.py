@@ -7,8 +7,8 @@ From one frame to the next a path stays, moves on by one state, or skips the bla
     label s  ← (label s + blank s + [label s may follow label s-1 at once] · label s-1) · p(label s)
 
 Paths begin at blank 0 before the first frame. β is α of the sequence read from its end, so that one loop over time
-carries both, side by side in the last axis. Arrays are (T, N) for log p(blank), (T, S, N) for log p(label), and
-(T, slots, N) for the states.
+carries both. Arrays are (T, N) for log p(blank), (T, S, N) for log p(label), and (T, slots, N) for the states, always
+with slots and samples on the last two axes.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _wide
+from ._devices import spread_like
 from ._types import Array
 from ._wide import Wide
 
@@ -34,27 +35,31 @@ class States(NamedTuple):
     labels: Wide
 
 
-def start(first: Array, slots: int, dtype: jnp.dtype) -> States:
-    """Certain to be at blank `first`, (N,), before any frame."""
-    at = jnp.arange(slots)[:, None] == first
-    return States(_wide.one_where(at, dtype), _wide.one_where(jnp.zeros_like(at[1:]), dtype))
+def start(first: Array, skip: Array, p: tuple[Wide, Wide]) -> States:
+    """Certain to be at blank `first`, (1, N), before any frame."""
+    p_blank, p_labels = p
+    first = spread_like(first, p_blank.exponent[0], p_labels.exponent[0][..., :1, :], skip[..., :1, :])
+    at = jnp.arange(skip.shape[-2] + 1)[:, None] == first
+    dtype = p_blank.fraction.dtype
+    return States(_wide.one_where(at, dtype), _wide.one_where(at[..., 1:, :] & False, dtype))
 
 
 def step(skip: Array, states: States, p: tuple[Wide, Wide]) -> States:
     """One frame further."""
     p_blank, p_labels = p
     blanks, labels = _wide.normalized(states.blanks), _wide.normalized(states.labels)
-    before = labels.map(lambda a, fill: jnp.pad(a, ((1, 0), (0, 0)), constant_values=fill), (1, _wide.ZERO))
+    below = [*[(0, 0)] * (skip.ndim - 2), (1, 0), (0, 0)]
+    before = labels.map(lambda a, fill: jnp.pad(a, below, constant_values=fill), (1, _wide.ZERO))
     at_blanks = _wide.add(blanks, before)
-    skipping = _wide.only_where(skip, before.map(lambda a: a[:-1]))
-    at_labels = _wide.add(labels, blanks.map(lambda a: a[:-1]), skipping)
+    skipping = _wide.only_where(skip, before.map(lambda a: a[..., :-1, :]))
+    at_labels = _wide.add(labels, blanks.map(lambda a: a[..., :-1, :]), skipping)
     return States(_wide.times(at_blanks, p_blank), _wide.times(at_labels, p_labels))
 
 
 def forward(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Wide:
     """The mass of all alignments, (N,)."""
-    p = _wide.exp(apart(log_blank)), _wide.exp(apart(log_labels))
-    first = start(jnp.zeros_like(sizes), skip.shape[0] + 1, log_blank.dtype)
+    p = _wide.exp(apart(log_blank[:, None])), _wide.exp(apart(log_labels))
+    first = start(jnp.zeros_like(sizes)[None], skip, p)
     last, _ = lax.scan(lambda states, p: (step(skip, states, p), None), first, p)
     return mass(last, sizes)
 
@@ -66,28 +71,48 @@ def mass(last: States, sizes: Array) -> Wide:
     return _wide.add(_wide.normalized(blank), _wide.only_where(sizes > 0, _wide.normalized(label)))
 
 
-def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Wide, Wide]:
-    """α and β of the labels with p(frame) in both, (T, S, 2N), β with frames and labels reversed; and the mass."""
-    slots, count = skip.shape[0] + 1, sizes.size
-    p_blank = _wide.exp(jnp.concatenate([log_blank, jnp.flip(log_blank, 0)], -1))
-    log_labels = apart(jnp.concatenate([log_labels, apart(jnp.flip(log_labels, (0, 1)))], -1))
+class Ways(NamedTuple):
+    """α and β of the labels, each with p(frame) in it, (T, S, N), and the mass of all alignments, (N,)."""
+
+    ahead: Wide
+    behind: Wide
+    mass: Wide
+
+
+def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, long_rows: bool = False) -> Ways:
+    """α and β from one loop over time.
+
+    With `long_rows` the two lie side by side on the axis of samples, which a CPU is a third faster with; but samples on
+    many devices then have to move. Otherwise they have an axis of their own.
+    """
+    count = sizes.size
+
+    def join(a: Array, b: Array) -> Array:
+        return jnp.concatenate([a, b], -1) if long_rows else jnp.stack([a, b], -3)
+
+    p_blank = _wide.exp(join(log_blank[:, None], jnp.flip(log_blank, 0)[:, None]))
+    log_both = apart(join(log_labels, apart(jnp.flip(log_labels, (0, 1)))))
     # Read from the end, label s may follow label s+1 exactly if the reverse holds; nothing precedes the first one.
-    skip = jnp.concatenate([skip, jnp.roll(jnp.flip(skip, 0), 1, 0)], -1)
-    first = start(jnp.concatenate([jnp.zeros_like(sizes), slots - 1 - sizes]), slots, log_blank.dtype)
+    skip = join(skip, jnp.roll(jnp.flip(skip, 0), 1, 0))
+    p = apart((p_blank, _wide.exp(log_both)))
+    first = start(join(jnp.zeros_like(sizes)[None], (skip.shape[-2] - sizes)[None]), skip, p)
 
     def one_frame(states: States, p: tuple[Wide, Wide]) -> tuple[States, Wide]:
         states = step(skip, states, p)
         return states, states.labels
 
-    last, labels = lax.scan(one_frame, first, apart((p_blank, _wide.exp(log_labels))))
-    return labels, mass(jax.tree.map(lambda a: a[:, :count], last), sizes)
+    last, labels = lax.scan(one_frame, first, p)
+
+    def way(number: int) -> Callable[[Array], Array]:
+        return lambda a: a[..., number * count :][..., :count] if long_rows else a[..., number, :, :]
+
+    behind = labels.map(way(1)).map(lambda a: jnp.flip(a, (0, 1)))
+    return Ways(labels.map(way(0)), behind, mass(jax.tree.map(way(0), last), sizes))
 
 
-def posterior(states: Wide, log_labels: Array, total: Wide) -> Array:
+def posterior(ways: Ways, log_labels: Array) -> Array:
     """The share of each label in the mass, (T, S, N): α·β / (p·mass), since α and β both hold the frame's own p."""
-    p, count = _wide.exp(log_labels), total.exponent.size
-    ahead = states.map(lambda a: a[..., :count])
-    behind = states.map(lambda a: jnp.flip(a[..., count:], (0, 1)))
+    p, (ahead, behind, total) = _wide.exp(log_labels), ways
     possible = total.exponent > _wide.VANISHED
     joint = Wide(
         ahead.fraction * behind.fraction / (p.fraction * total.fraction),

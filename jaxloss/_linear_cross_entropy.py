@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
 
 from . import _check, _rows
 from ._chunks import over_rows
+from ._devices import everywhere, varying_with
 from ._numerics import at_least_float32, upcast
 from ._reduce import REDUCTIONS, denominator, mean, reduce
 from ._types import Array, ArrayLike, KernelImplementation, Number, Reduced, Reduction, RowStatistics
@@ -145,7 +147,7 @@ def linear_cross_entropy(
     )
     with _check.forward_mode_hint(name, "pass implementation='autodiff'"):
         of = _losses if implementation == "autodiff" else _each if reduction == "none" else _total
-        loss, found = of(plan, args)
+        loss, found = of(plan, varying_with(args, args))
     if loss.ndim:
         loss = reduce(name, loss.reshape(shape), reduction, keep, share)
     elif reduction == "sum_and_weight":
@@ -272,8 +274,15 @@ def _split(terms: _rows.Terms, soft: bool) -> tuple[_rows.Terms, _rows.Terms]:
     return terms._replace(scale=none if soft else terms.scale, uniform=None, cap=None), shared
 
 
-def _join(each: _rows.Terms, shared: _rows.Terms) -> _rows.Terms:
-    return each._replace(**{name: a for name, a in shared._asdict().items() if a is not None})
+def _apart(each: _rows.Terms) -> tuple[_rows.Terms, Array | None]:
+    """Class probabilities, which are as large as the logits, by themselves."""
+    none: Any = None
+    return (each._replace(target=none), each.target) if _rows.is_soft(each) else (each, None)
+
+
+def _join(each: _rows.Terms, shared: _rows.Terms, target: Array | None = None) -> _rows.Terms:
+    given = {**shared._asdict(), "target": target}
+    return each._replace(**{name: a for name, a in given.items() if a is not None})
 
 
 def _logits(plan: _Plan, x: Array, args: _Args) -> Array:
@@ -281,8 +290,15 @@ def _logits(plan: _Plan, x: Array, args: _Args) -> Array:
     return y if args.b is None else y + args.b
 
 
-def _dot(a: Array, b: Array, over_a: tuple[int, ...], over_b: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    return lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype)
+def _dot(
+    a: Array,
+    b: Array,
+    over_a: tuple[int, ...],
+    over_b: tuple[int, ...],
+    dtype: jnp.dtype,
+    layout: NamedSharding | None = None,
+) -> Array:
+    return lax.dot_general(a, b, ((over_a, over_b), ((), ())), preferred_element_type=dtype, out_sharding=layout)
 
 
 Found: TypeAlias = tuple[Array, RowStatistics | None]
@@ -296,12 +312,13 @@ def _losses(plan: _Plan, args: _Args) -> Found:
     """The loss of each row, (N, 1, *D), in plain operations."""
     terms, shared = _split(args.terms, _rows.is_soft(args.terms))
 
-    def of(rows: tuple[Array, _rows.Terms], total: None) -> tuple[Found, None]:
+    def of(rows: tuple[Array, _rows.Terms], target: Array | None, total: None) -> tuple[Found, None]:
         x, each = rows
-        logits = _logits(plan, x, args)
-        return _rows.losses(1, plan.implementation, plan.aux, logits, _join(each, shared))[:2], total
+        whole = _join(each, shared, target)
+        return _rows.losses(1, plan.implementation, plan.aux, _logits(plan, x, args), whole)[:2], total
 
-    found: Found = over_rows(of, (args.x, terms), plan.chunk, None)[0]
+    each, target = _apart(terms) if plan.implementation != "autodiff" else (terms, None)
+    found: Found = over_rows(of, (args.x, each), plan.chunk, None, target)[0]
     return found
 
 
@@ -318,9 +335,9 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
     none: Any = None
     nothing = {name: none for name, a in wanted.terms._asdict().items() if a is None}
 
-    def of(rows: tuple[Array, _rows.Terms, Array | None], total: _Args) -> tuple[Any, _Args]:
+    def of(rows: tuple[Array, _rows.Terms, Array | None], target: Array | None, total: _Args) -> tuple[Any, _Args]:
         x, each, g_each = rows
-        whole = _join(each, shared)
+        whole = _join(each, shared, target)
         logits = _logits(plan, x, args)
         loss, found, sums = _rows.losses(1, plan.implementation, plan.aux, logits, whole)
         g_rows = _check.masked(jnp.full_like(loss, g), each.keep) if g_each is None else g_each
@@ -335,7 +352,9 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
     start: _Args = jax.tree.map(jnp.zeros_like, wanted._replace(x=none, terms=_split(wanted.terms, soft)[1]))
     if wanted.w is not None:
         start = start._replace(w=jnp.zeros(wanted.w.shape, plan.accumulator))
-    (loss, found, dx, deach), total = over_rows(of, (args.x, terms, g if g.ndim else None), plan.chunk, start)
+    each, target = _apart(terms)
+    rows = args.x, each, g if g.ndim else None
+    (loss, found, dx, deach), total = over_rows(of, rows, plan.chunk, start, target)
     return (loss, found), total._replace(x=dx, terms=_join(deach, total.terms))
 
 
@@ -365,7 +384,7 @@ def _plus_product_jvp(
 
 def _product(plan: _Plan, x: Array, d: Array) -> Array:
     pair = (x, d) if plan.features == 0 else (d, x)
-    product = _dot(*pair, (0,), (0,), jnp.promote_types(plan.matmul, plan.accumulator))
+    product = _dot(*pair, (0,), (0,), jnp.promote_types(plan.matmul, plan.accumulator), everywhere(d))
     return product.astype(plan.accumulator)
 
 

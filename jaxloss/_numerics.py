@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._devices import broadcast_like
 from ._types import Array, Number
 
 # torch's 1e-12 is a float32 constant, which shows in its float64 results.
@@ -37,7 +38,7 @@ def absolute(x: Array) -> Array:
 def clamp(x: Array, bound: Number) -> Array:
     """`x` held in [-bound, bound]. Outside, the derivative for x is 0 even where the cotangent is infinite."""
     # The derivative of lax.clamp needs bounds of the shape of x; XLA fuses the broadcast.
-    limit = jnp.broadcast_to(jnp.asarray(bound, x.dtype), x.shape)
+    limit = broadcast_like(jnp.asarray(bound, x.dtype), x)
     return lax.clamp(-limit, x, limit)
 
 

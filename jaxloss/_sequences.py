@@ -150,11 +150,10 @@ def emissions(
 
     A frame behind the end is one of a certain blank, which changes no mass.
     """
-    length, count, _ = scores.shape
-    there = live(length, frames)
-    # One index for each frame too: a gather of whole columns comes out with frames innermost on a CPU, and stays so.
-    t, n = jnp.arange(length)[:, None, None], jnp.arange(count)
-    log_blank, log_labels = upcast(scores[..., blank]), upcast(scores[t, n, labels.T])
+    there = live(len(scores), frames)
+    # Sample by sample, so that those on different devices stay apart.
+    log_labels = upcast(jax.vmap(lambda x, classes: x[:, classes], (1, 0), 2)(scores, labels))
+    log_blank = upcast(scores[..., blank])
     for summand in log_total or ():
         log_blank, log_labels = log_blank - summand, log_labels - summand[:, None]
     return jnp.where(there, log_blank, 0), jnp.where(there[:, None], log_labels, -jnp.inf)

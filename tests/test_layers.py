@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxloss"
 LAYERS = [
     {"_types"},
+    {"_devices"},
     {"_numerics", "_wide"},
     {"_lattice"},
     {"_kernels", "_check"},
@@ -19,7 +20,7 @@ FAMILIES = {
     *("_divergence", "_embedding", "_errors", "_focal", "_hinge", "_linear_cross_entropy", "_margin", "_regression"),
     *("_segmentation", "_softmax"),
 }
-NAMESPACES = {"class_weights"}
+NAMESPACES = {"class_weights", "spmd"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 each = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 

@@ -37,7 +37,7 @@ def refusal(dtype: Any, frames: int, labels: int) -> str:
 
 def both_ways(
     log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, interpret: bool = False
-) -> tuple[Wide, Wide]:
+) -> _lattice.Ways:
     """What `_lattice.both_ways` gives."""
     p_blank, p_labels = _wide.exp(log_blank), _wide.exp(log_labels)
     length, slots, count = p_labels.fraction.shape
@@ -55,10 +55,10 @@ def both_ways(
         compiler_params=None if interpret else plgpu.CompilerParams(num_warps=WARPS, num_stages=1),
     )(*p_blank, *p_labels.map(lambda a: a.swapaxes(1, 2)), skip.T, sizes)
     labels = Wide(row_fraction, row_exponent).map(lambda a: a[..., :slots].swapaxes(1, 2))
-    last = _lattice.States(
-        Wide(end_fraction, end_exponent).map(lambda a: a[:count, : slots + 1].T), labels.map(lambda a: a[-1, :, :count])
-    )
-    return labels, _lattice.mass(last, sizes)
+    ahead = labels.map(lambda a: a[..., :count])
+    behind = labels.map(lambda a: jnp.flip(a[..., count:], (0, 1)))
+    ends = Wide(end_fraction, end_exponent).map(lambda a: a[:count, : slots + 1].T)
+    return _lattice.Ways(ahead, behind, _lattice.mass(_lattice.States(ends, ahead.map(lambda a: a[-1])), sizes))
 
 
 def _program(
