@@ -54,7 +54,7 @@ def laid_out_like(x: Array, y: Array) -> Array:
 
 
 def by_chunk(x: Array, size: int) -> Array:
-    """The rows of `x` as (size, chunks, ...): a chunk has rows from all over, for each device to have its part of it."""
+    """The rows of `x` as (size, chunks, ...). A chunk has rows from all over, for each device to have a part of it."""
     shape = (size, x.shape[0] // size, *x.shape[1:])
     sharding = explicit_sharding(x)
     if sharding is None:
