@@ -97,7 +97,6 @@ def test_every_way_of_computing_agrees(row):
         for implementation in ("auto", "pallas", "autodiff"):
             loss = partial(jaxloss.linear_cross_entropy, chunk_size=4, implementation=implementation)
             gradients[implementation] = jax.value_and_grad(partial(total, loss))(moving)
-        gradients["one chunk"] = jax.value_and_grad(partial(total, jaxloss.linear_cross_entropy))(moving)
         return gradients
 
     gradients = of_all(moving)
@@ -106,8 +105,9 @@ def test_every_way_of_computing_agrees(row):
         chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-12, custom_message=name)
 
 
-@pytest.mark.parametrize("row", GRID[2:9:6], ids=str)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("row", "dtype"), [(GRID[2], jnp.bfloat16), (GRID[8], jnp.bfloat16), (GRID[2], jnp.float32)], ids=str
+)
 def test_low_precision_is_no_worse_than_that_of_logits_that_exist(row, dtype):
     moving, total = setting(row, dtype)
     exactly = jax.tree.map(lambda a: a.astype(jnp.float64), moving)
@@ -303,13 +303,12 @@ def test_an_index_out_of_range_spoils_its_row_and_the_weight():
 
 
 @pytest.mark.without_x64
-@pytest.mark.parametrize("gap", [15.0, 20.0, 60.0])
-def test_a_confident_row_keeps_its_digits(gap):
-    for dtype in (jnp.float32, jnp.bfloat16):
-        x, w = jnp.array([[1.0], [1.0]], dtype), jnp.zeros((700, 1), dtype).at[301].set(gap)
-        value, (dx, dw) = jax.value_and_grad(partial(jaxloss.linear_cross_entropy, chunk_size=1), (0, 1))(
-            x, w, jnp.array([301, 301])
-        )
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_a_confident_row_keeps_its_digits(dtype):
+    gradient = jax.jit(jax.value_and_grad(partial(jaxloss.linear_cross_entropy, chunk_size=1), (0, 1)))
+    x, y = jnp.array([[1.0], [1.0]], dtype), jnp.array([301, 301])
+    for gap in (15.0, 20.0, 60.0):
+        value, (dx, dw) = gradient(x, jnp.zeros((700, 1), dtype).at[301].set(gap), y)
         rest = 699 * math.exp(-gap)
         np.testing.assert_allclose(value, math.log1p(rest), rtol=1e-6)
         missing = rest / (1 + rest)
@@ -329,7 +328,7 @@ def test_a_common_offset_changes_nothing():
 @pytest.mark.without_x64
 def test_the_gradient_of_a_float16_mean_does_not_overflow_on_the_way():
     x, w = jnp.full((512, 2), 800.0, jnp.float16), jnp.zeros((3, 2), jnp.float16)
-    dw = jax.grad(partial(jaxloss.linear_cross_entropy, chunk_size=100), 1)(x, w, jnp.zeros(512, int))
+    dw = jax.jit(jax.grad(partial(jaxloss.linear_cross_entropy, chunk_size=100), 1))(x, w, jnp.zeros(512, int))
     np.testing.assert_allclose(np.asarray(dw, np.float64)[:, 0], [-1600 / 3, 800 / 3, 800 / 3], rtol=1e-3)
 
 
