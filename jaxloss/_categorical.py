@@ -59,7 +59,7 @@ def cross_entropy(
             parts and in order: `input`, `weight` and class probabilities hold this device's classes, class indices
             and C count all of them. Three to five numbers for each row travel, however many classes there are.
         implementation: "xla" carries a `jax.custom_vjp` that keeps the logits and two numbers per row. "pallas" reads
-            each row once, in a kernel for CUDA that is interpreted elsewhere, and wants the classes on the last
+            each row once, in a kernel for CUDA that is interpreted on a CPU, and wants the classes on the last
             axis. "auto" takes the kernel on CUDA where it is faster. "autodiff" is the same arithmetic without
             custom_vjp, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
         weight: Weight w of each class, (C,).

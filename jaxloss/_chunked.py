@@ -81,11 +81,11 @@ def chunked(
 
         with _check.forward_mode_hint(name, "pass implementation='autodiff' on to the loss, if it has it"):
             if how == "none":
-                return over_rows(lambda chunk, total: (of(chunk), total), samples, size, None)[0]
+                return over_rows(lambda chunk, _, total: (of(chunk), total), samples, size, None)[0]
             start = _zeros(name, how, jax.eval_shape(of, samples))
             start, *_ = vary_alike([start, samples, [a for a in jax.tree.leaves(kwargs) if isinstance(a, jax.Array)]])
             add = partial(jax.tree.map, jnp.add)
-            total = over_rows(lambda chunk, total: ((), add(total, of(chunk))), samples, size, start)[1]
+            total = over_rows(lambda chunk, _, total: ((), add(total, of(chunk))), samples, size, start)[1]
         return mean(*total) if reduction == "mean" else total
 
     return of_chunks

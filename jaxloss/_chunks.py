@@ -1,56 +1,48 @@
 """A function of many rows, a few of them at a time."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._devices import alone, devices_of_rows
+from ._devices import Tree, by_chunk, devices_of_rows, out_of_chunks, vary_alike
 from ._types import Array
-
-Tree: TypeAlias = Any
 
 
 def over_rows(
-    function: Callable[[Tree, Tree], tuple[Tree, Tree]], rows: Tree, size: int, total: Tree
+    function: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]], rows: Tree, size: int, total: Tree, large: Tree = None
 ) -> tuple[Tree, Tree]:
     """What `function` makes of `rows`, `size` of them at a time, so that no more is alive at once.
 
-    Every array of `rows` has the rows on its first axis. `function(rows, total)` returns a pair: what it has for each
-    row, which is put together again, and the total so far with its rows added. Differentiated in reverse mode, it is
-    computed again.
+    Every array of `rows` and `large` has the rows on its first axis. `function(rows, large, total)` returns a pair:
+    what it has for each row, which is put together again, and the total so far with its rows added. Differentiated in
+    reverse mode, it is computed again. No copy is made of `large`, for which its gradient would be slow.
     """
     first = jax.tree.leaves(rows)[0]
     count, devices = len(first), devices_of_rows(first)
     if devices > 1:  # each has its share of every chunk
         size = _even(count // devices, max(1, size // devices)) * devices
     if count <= size:
-        return function(rows, total)
-    chunks, rest = count // size, count % size
-    inside = chunks * size
+        return function(rows, large, total)
+    rest = count % size
+    inside = count - rest
     # A Python loop would let XLA keep all chunks alive at once.
     again = jax.checkpoint(function, prevent_cse=False)
+    several, many = jax.tree.map(lambda a: by_chunk(a[:inside] if rest else a, size), (rows, large))
 
-    def step(total: Tree, chunk: Tree) -> tuple[Tree, Tree]:
-        each, total = again(chunk, total)
+    def step(total: Tree, chunk: tuple[Array, Tree]) -> tuple[Tree, Tree]:
+        number, some = chunk
+        here = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, number, 1, keepdims=False), many)
+        each, total = again(some, here, total)
         return total, each
 
-    def cut(a: Array) -> Array:
-        if alone():
-            return a[:inside].reshape(chunks, size, *a.shape[1:])
-        # Rows of all devices in every chunk, if they are spread over several.
-        return a[:inside].reshape(size, chunks, *a.shape[1:]).swapaxes(0, 1)
-
-    def join(a: Array) -> Array:
-        return (a if alone() else a.swapaxes(0, 1)).reshape(inside, *a.shape[2:])
-
-    total, each = lax.scan(step, total, jax.tree.map(cut, rows))
-    each = jax.tree.map(join, each)
+    chunks = jnp.arange(inside // size), jax.tree.map(lambda a: a.swapaxes(0, 1), several)
+    total, each = lax.scan(step, vary_alike((total, rows))[0], chunks)
+    each = jax.tree.map(out_of_chunks, each)
     if not rest:
         return each, total
-    last, total = jax.checkpoint(function)(jax.tree.map(lambda a: a[inside:], rows), total)
+    last, total = jax.checkpoint(function)(*jax.tree.map(lambda a: a[inside:], (rows, large)), total)
     return jax.tree.map(lambda *a: jnp.concatenate(a), each, last), total
 
 

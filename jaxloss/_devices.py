@@ -17,6 +17,7 @@ from ._types import Array
 
 AxisName: TypeAlias = str | Sequence[str]
 MeshAxes: TypeAlias = tuple[str, ...] | None
+Tree: TypeAlias = Any
 
 
 def mesh_axes(axis_name: AxisName | None) -> MeshAxes:
@@ -79,6 +80,30 @@ def laid_out_like(x: Array, y: Array) -> Array:
     return rows
 
 
+def by_chunk(x: Array, size: int) -> Array:
+    """The rows of `x` as (size, chunks, ...). A chunk has rows from all over, for each device to have a part of it."""
+    shape = (size, x.shape[0] // size, *x.shape[1:])
+    sharding = explicit_sharding(x)
+    if sharding is None:
+        return jnp.reshape(x, shape)
+    rows, *others = sharding.spec
+    layout = NamedSharding(sharding.mesh, PartitionSpec(rows, None, *others))
+    split: Array = lax.reshape(x, shape, out_sharding=layout)
+    return split
+
+
+def out_of_chunks(x: Array) -> Array:
+    """Rows again, from (chunks, size, ...)."""
+    shape = (x.shape[0] * x.shape[1], *x.shape[2:])
+    sharding = explicit_sharding(x)
+    if sharding is None:
+        return jnp.reshape(x.swapaxes(0, 1), shape)
+    _, rows, *others = sharding.spec
+    layout = NamedSharding(sharding.mesh, PartitionSpec(rows, *others))
+    joined: Array = lax.reshape(x.swapaxes(0, 1), shape, out_sharding=layout)
+    return joined
+
+
 def spread_like(x: Array, *others: Array) -> Array:
     """`x` on the devices of `others` too, broadcast against them: what a loop carries has to start as it goes on."""
     for y in others:
@@ -99,7 +124,7 @@ def varying_axes(x: Array) -> frozenset[str]:
     return axes
 
 
-def vary_alike(tree: Any, axis_name: AxisName | None = None) -> Any:
+def vary_alike(tree: Tree, axis_name: AxisName | None = None) -> Tree:
     """Arrays that may all differ along the same axes, as the rules of a custom derivative and of a loop want them.
 
     All but masks: they have no cotangent, and what is the same on all devices stays so behind them.

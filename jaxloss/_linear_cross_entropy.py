@@ -68,7 +68,7 @@ def linear_cross_entropy(
         accumulator_dtype: The dtype in which the weight's gradient is added up over the chunks, by default at
             least float32. bfloat16 saves half of that memory and loses digits with every chunk.
         implementation: "xla" carries a `jax.custom_vjp`; "pallas" reads each row of logits once for its sums, in a
-            kernel for CUDA that is interpreted elsewhere; "auto" takes it on CUDA where it is faster. "autodiff" is
+            kernel for CUDA that is interpreted on a CPU; "auto" takes it on CUDA where it is faster. "autodiff" is
             the same arithmetic without custom_vjp, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a
             custom_vjp refuses; its reverse mode computes each chunk again, and adds the weight's gradient up in the
             weight's dtype.
@@ -283,8 +283,15 @@ def _split(terms: _rows.Terms, soft: bool) -> tuple[_rows.Terms, _rows.Terms]:
     return terms._replace(scale=none if soft else terms.scale, uniform=None, cap=None), shared
 
 
-def _join(each: _rows.Terms, shared: _rows.Terms) -> _rows.Terms:
-    return each._replace(**{name: a for name, a in shared._asdict().items() if a is not None})
+def _apart(each: _rows.Terms) -> tuple[_rows.Terms, Array | None]:
+    """Class probabilities, which are as large as the logits, by themselves."""
+    none: Any = None
+    return (each._replace(target=none), each.target) if _rows.is_soft(each) else (each, None)
+
+
+def _join(each: _rows.Terms, shared: _rows.Terms, target: Array | None = None) -> _rows.Terms:
+    given = {**shared._asdict(), "target": target}
+    return each._replace(**{name: a for name, a in given.items() if a is not None})
 
 
 def _logits(plan: _Plan, x: Array, args: _Args) -> Array:
@@ -311,12 +318,13 @@ def _losses(plan: _Plan, args: _Args) -> Found:
     """The loss of each row, (N, 1, *D), in plain operations."""
     terms, shared = _split(args.terms, _rows.is_soft(args.terms))
 
-    def of(rows: tuple[Array, _rows.Terms], total: None) -> tuple[Found, None]:
+    def of(rows: tuple[Array, _rows.Terms], target: Array | None, total: None) -> tuple[Found, None]:
         x, each = rows
-        logits = _logits(plan, x, args)
-        return _rows.losses(plan.classes, plan.implementation, plan.aux, logits, _join(each, shared))[:2], total
+        whole = _join(each, shared, target)
+        return _rows.losses(plan.classes, plan.implementation, plan.aux, _logits(plan, x, args), whole)[:2], total
 
-    found: Found = over_rows(of, (args.x, terms), plan.chunk, None)[0]
+    each, target = _apart(terms) if plan.implementation != "autodiff" else (terms, None)
+    found: Found = over_rows(of, (args.x, each), plan.chunk, None, target)[0]
     return found
 
 
@@ -333,9 +341,9 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
     none: Any = None
     nothing = {name: none for name, a in wanted.terms._asdict().items() if a is None}
 
-    def of(rows: tuple[Array, _rows.Terms, Array | None], total: _Args) -> tuple[Any, _Args]:
+    def of(rows: tuple[Array, _rows.Terms, Array | None], target: Array | None, total: _Args) -> tuple[Any, _Args]:
         x, each, g_each = rows
-        whole = _join(each, shared)
+        whole = _join(each, shared, target)
         logits = _logits(plan, x, args)
         loss, found, sums = _rows.losses(plan.classes, plan.implementation, plan.aux, logits, whole)
         g_rows = _check.masked(jnp.full_like(loss, g), each.keep) if g_each is None else g_each
@@ -351,7 +359,9 @@ def _with_gradient(plan: _Plan, args: _Args, wanted: _Args, g: Array) -> tuple[F
     if wanted.w is not None:
         start = start._replace(w=jnp.zeros_like(wanted.w, plan.accumulator))
     start = vary_alike((start, args))[0]
-    (loss, found, dx, deach), total = over_rows(of, (args.x, terms, g if g.ndim else None), plan.chunk, start)
+    each, target = _apart(terms)
+    rows = args.x, each, g if g.ndim else None
+    (loss, found, dx, deach), total = over_rows(of, rows, plan.chunk, start, target)
     return (loss, found), total._replace(x=dx, terms=_join(deach, total.terms))
 
 

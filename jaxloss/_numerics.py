@@ -181,7 +181,12 @@ def log_sum_around(z: Array, index: Array, axis: int) -> Array:
     a confident row and its gradient keep their digits.
     """
     others = jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
-    return log1p(others + jnp.expm1(pick(z, index, axis)))
+    return log1p(others + own_less_one(pick(z, index, axis), index))
+
+
+def own_less_one(z: Array, index: Array) -> Array:
+    """e^z - 1 of a row's class; a row without a right answer, index -1, has no such class, and -1."""
+    return jnp.where(index < 0, -1, jnp.expm1(z))
 
 
 def log_sum_around_in_blocks(z: Array, index: Array) -> Array:
@@ -192,13 +197,13 @@ def log_sum_around_in_blocks(z: Array, index: Array) -> Array:
     size = 128
     inside = z.shape[-1] // size * size
     blocks = z[..., :inside].reshape(*z.shape[:-1], -1, size)
-    block = index // size
+    block = jnp.where(index < 0, blocks.shape[-2], index // size)
     own = jnp.take_along_axis(blocks, block[..., None], -2, mode="fill", fill_value=-jnp.inf)[..., 0, :]
     own = _sum_without(own, index - size * block)
     tail = _sum_without(z[..., inside:], index - inside)
     others = jnp.sum(jnp.exp(blocks), -1)
     others = jnp.sum(jnp.where(one_hot(block, others, others.ndim - 1), 0, others), -1, keepdims=True)
-    return log1p(others + own + tail + jnp.expm1(pick(z, index, z.ndim - 1)))
+    return log1p(others + own + tail + own_less_one(pick(z, index, z.ndim - 1), index))
 
 
 def _sum_without(z: Array, index: Array) -> Array:

@@ -31,6 +31,7 @@ from ._numerics import (
     log_sum_around,
     log_sum_around_in_blocks,
     one_hot,
+    own_less_one,
     pick,
     shift,
     softcap,
@@ -141,7 +142,7 @@ def _sums(
     """The sums of rows on the last axis, read as fast as a platform can; differentiable in any mode, to any order."""
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(x.ndim - 1), x, index)}
     if implementation == "pallas":
-        ways = {"cuda": partial(_by_kernel, False), "default": partial(_by_kernel, True)}
+        ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
     elif x.shape[-1] >= MANY and alone():
         if index is not None:
             ways["cpu"] = lambda x, index, keep: _in_blocks(x, index)
@@ -166,7 +167,7 @@ def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Arra
     return top, log1p(others + jnp.expm1(classes.of_parts(pick(z, index, axis))))
 
 
-CACHED = 2**20  # entries of rows that are read together on a CPU, whose caches hold them between one pass and the next
+CACHED = 2**19  # entries of rows that are read together on a CPU, whose caches hold them between one pass and the next
 
 
 def _in_blocks(y: Array, index: Array) -> tuple[Array, Array]:
@@ -200,7 +201,7 @@ def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | Non
         apart = jnp.full((*y.shape[:-1], 1), -1) if keep is None else jnp.where(keep, -1, classes)
     numbers = read_rows(y.reshape(-1, classes), apart.reshape(-1).astype(jnp.int32), interpret=interpret)
     top, others, at = (a.reshape(apart.shape) for a in numbers)
-    return top, log1p(others - 1 if index is None else others + jnp.expm1(at))
+    return top, log1p(others - 1 if index is None else others + own_less_one(at, index))
 
 
 @_sums.defjvp

@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from . import _reduce
-from ._devices import AxisName
+from ._devices import AxisName, varying
 from ._types import Array
 
 
@@ -131,5 +131,4 @@ def _of_one_loss(g: Array, names: tuple[str, ...], spec: PartitionSpec) -> Array
 
 def _tracks_variation(name: str) -> bool:
     """Whether types say along which axes a value varies: inside `jax.shard_map` with `check_vma=True`."""
-    number: Any = jax.typeof(lax.axis_index(name))
-    return name in (number.vma if hasattr(number, "vma") else number.manual_axis_type.varying)  # JAX < 0.10, or later
+    return name in varying(lax.axis_index(name))

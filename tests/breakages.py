@@ -28,7 +28,7 @@ BREAKAGES = [
     ("_binary.py", "jnp.maximum(p * (1 - p), TORCH_EPSILON)", "(p * (1 - p))", "bce"),
     ("_binary.py", "positive = t * _check", "positive = _check", "bce"),
     ("_binary.py", "jnp.where(held, -100, log_p)", "jnp.where(held, -jnp.inf, log_p)", "bce"),
-    ("_categorical.py", "(1 - smoothing) * share", "share", "ce or cross"),
+    ("_rows.py", "(1 - smoothing) * share", "share", "value_for and ce"),
     ("_labels.py", "return jnp.where(index < 0, jnp.nan, scale)", "return scale", "range"),
     ("_labels.py", "jnp.where(index == classes, -1, index), classes)", "index, classes)", "range"),
     (
@@ -38,16 +38,16 @@ BREAKAGES = [
         "int64",
     ),
     (
-        "_categorical.py",
-        "z, _ = shift(_check.masked(x, keep), axis)\n    # All",
-        "z, _ = shift(x, axis)\n    # All",
-        "masked or ignored",
+        "_rows.py",
+        "return _check.masked(x, terms.keep).astype",
+        "return x.astype",
+        "masked_entries and ce",
     ),
     (
-        "_categorical.py",
+        "_rows.py",
         "smoothing / x.shape[axis] * spread",
         "smoothing / (x.shape[axis] - 1) * spread",
-        "ce or cross",
+        "value_for and ce",
     ),
     (
         "_categorical.py",
@@ -180,7 +180,7 @@ BREAKAGES = [
     ("_numerics.py", "top = jnp.clip(top, 16 * limits.tiny, limits.max / 16)", "top = jnp.ones_like(top)", "overflow"),
     ("_reduce.py", "loss = _check.masked(loss, keep)", "loss = loss", "mask"),
     ("_reduce.py", "total / jnp.where(nothing, 1, weight)", "total / weight", "nothing or weights"),
-    ("_reduce.py", "weight = _denominator(loss, keep, share)", "weight = _denominator(loss, None, share)", "mask"),
+    ("_reduce.py", "loss.size, keep, share)\n    return", "loss.size, None, share)\n    return", "mask"),
     ("_reduce.py", "return lax.stop_gradient(jnp.sum(", "return (jnp.sum(", "mean_has"),
     ("_wide.py", "VANISHED = ZERO // 2", "VANISHED = ZERO", "impossible or written_out"),
     ("_wide.py", "nothing = x < LEAST", "nothing = x < -80", "long_and_sharp"),
@@ -220,6 +220,66 @@ BREAKAGES = [
         "jnp.where(False, jnp.nan, jnp.where",
         "out_of_range",
     ),
+    ("_rows.py", "jnp.expm1(log_p) + shared + push", "jnp.expm1(log_p) + push", "every_way"),
+    ("_rows.py", "2 * terms.square * (sums.top", "terms.square * (sums.top", "every_way"),
+    ("_rows.py", "loss if terms.square is None else loss + _z_loss(sums, terms)", "loss", "statistics"),
+    ("_rows.py", "_largest(z, axis) == target, entropy", "_largest(z, axis) != target, entropy", "statistics"),
+    ("_rows.py", "lax.stop_gradient(_check.masked(a, terms.keep))", "_check.masked(a, terms.keep)", "no_gradient"),
+    ("_rows.py", "lax.stop_gradient(_check.masked(a, terms.keep))", "lax.stop_gradient(a)", "statistics"),
+    ("_rows.py", "dterms = dterms._replace(cap=dcap)", "dterms = dterms", "every_way"),
+    ("_rows.py", "jnp.minimum(i * size, rows - size)", "i * size - i", "few_rows"),
+    ("_rows.py", "jnp.sum(softmax(z, log_total) * _check", "jnp.sum(jnp.exp(z) * _check", "second_derivatives_of_many"),
+    (
+        "_rows.py",
+        "if keep is None else jnp.where(keep, -1, classes)",
+        "if keep is None else 0 * keep - 1",
+        "every_way",
+    ),
+    ("_numerics.py", "jnp.where(index < 0, -1, jnp.expm1(z))", "jnp.expm1(z)", "few_rows"),
+    ("_numerics.py", "jnp.where(index < 0, blocks.shape[-2], index // size)", "(index // size)", "few_rows"),
+    ("_numerics.py", "clamp(x, 100 * cap) / cap", "x / cap", "soft_cap"),
+    ("_linear_cross_entropy.py", "d = dlogits.astype(plan.matmul)", "d = dlogits", "low_precision"),
+    (
+        "_linear_cross_entropy.py",
+        "full_like(loss, g), each.keep)",
+        "full_like(loss, g), None)",
+        "rows_that_do_not_count",
+    ),
+    ("_linear_cross_entropy.py", "late = plan.matmul == jnp.float16", "late = plan.matmul == jnp.int8", "float16"),
+    ("_linear_cross_entropy.py", "where(nothing, 0, 1 / jnp", "where(False, 0, 1 / jnp", "over_nothing and linear"),
+    (
+        "_linear_cross_entropy.py",
+        "jnp.zeros(wanted.w.shape, plan.accumulator)",
+        "jnp.zeros_like(wanted.w)",
+        "accumulator",
+    ),
+    (
+        "_linear_cross_entropy.py",
+        "_check.masked(lax.dynamic_slice_in_dim(d, first, size, 1), due)",
+        "lax.dynamic_slice_in_dim(d, first, size, 1)",
+        "blocks",
+    ),
+    ("_linear_cross_entropy.py", "dtotal + _product(plan, dx, d) + ", "dtotal + ", "blocks"),
+    ("_linear_cross_entropy.py", "wanted.x is None else _dot(", "False else _dot(", "not_differentiated"),
+    (
+        "_linear_cross_entropy.py",
+        "_check.masked(x, jnp.any(keep,",
+        "_check.masked(x, True | jnp.any(keep,",
+        "rows_that_do_not_count",
+    ),
+    ("_chunks.py", "jax.checkpoint(function, prevent_cse=False)", "function", "language_model or chunk_of_logits"),
+    ("_chunks.py", "jnp.concatenate(a), each, last)", "jnp.concatenate(a), each, each)", "chunks_of_any_size"),
+    (
+        "_chunked.py",
+        "return mean(*total) if reduction",
+        "return total[0] / len(args[1]) if reduction",
+        "chunks_of_any_size",
+    ),
+    ("_chunked.py", "value = value.clip(limits.min, limits.max)", "value = value", "wrap"),
+    ("_chunked.py", "len(numbers) != 1 or () in numbers", "len(numbers) > 1", "refusals"),
+    ("_kernels/logsumexp.py", "total *= _decay(carry[0], highest)", "total *= 1", "kernel"),
+    ("_kernels/logsumexp.py", "mask=column < classes, other=-jnp.inf", "mask=column < classes, other=0", "kernel"),
+    ("_kernels/logsumexp.py", "jnp.where(hit, -jnp.inf, value)", "value", "kernel"),
     ("_kernels/ctc.py", "slots - s, s), 0, slots - 1)", "slots - 1 - s, s), 0, slots - 1)", "kernel"),
     ("_kernels/ctc.py", "only_where(~is_first, neighbour)", "only_where(is_first | True, neighbour)", "kernel"),
     ("_kernels/ctc.py", "length - 1 - i, i), 0, length - 1)", "length - 1 - i, i + 1), 0, length - 1)", "kernel"),
@@ -229,8 +289,8 @@ BREAKAGES = [
 def noticed(package: Path, words: str) -> bool:
     """Whether a test that matches `words` fails on the package."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-    # properties, edges, numerics, bad input, boxes, ctc, contrastive, segmentation
-    tests = [*ROOT.glob("tests/test_[penbcs]*.py")]
+    # properties, edges, numerics, bad input, boxes, cross entropies, ctc, contrastive, segmentation
+    tests = [*ROOT.glob("tests/test_[penbcsl]*.py")]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-k", words, "-p", "no:cacheprovider", *tests]
     run = subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, check=False)
     if run.returncode not in (0, 1):

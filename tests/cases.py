@@ -140,13 +140,13 @@ def soft(rng, shape):
     return {"input": rng.normal(size=shape) * 3, "target": q / q.sum(axis, keepdims=True)}
 
 
-def linear(draw, bias=True, turned=False):
-    """Features, and a layer of six classes; `turned` is a kernel (H, C)."""
+def linear(draw, turned=False):
+    """Features, and a layer of seven classes; `turned` is a kernel (H, C)."""
 
     def draw_more(rng, shape):
-        arrays = draw(rng, (*shape[:-1], 6))
-        w = rng.normal(size=(6, shape[-1]))
-        layer = {"linear_weight": w.T if turned else w} | ({"linear_bias": rng.normal(size=6)} if bias else {})
+        arrays = draw(rng, (*shape[:-1], 7))
+        w = rng.normal(size=(7, shape[-1]))
+        layer = {"linear_weight": w.T if turned else w, "linear_bias": rng.normal(size=7)}
         return {"input": rng.normal(size=shape) * 2, **layer, "target": arrays["target"]}
 
     return draw_more
@@ -347,22 +347,21 @@ CASES = [
         for name, draw, numbers, static in (
             (
                 " autodiff",
-                weighted(linear(labelled(-1)), of=lambda shape: 6),
+                weighted(linear(labelled(-1)), of=lambda shape: 7),
                 {"label_smoothing": 0.2, "logit_softcap": 3.0},
                 {"implementation": "autodiff", "chunk_size": 2},
             ),
-            ("", linear(labelled(-1), bias=False), {}, {"chunk_size": 4}),
             (
                 " soft",
-                weighted(linear(soft_last, turned=True), of=lambda shape: 6),
+                weighted(linear(soft_last, turned=True), of=lambda shape: 7),
                 {"label_smoothing": 0.1},
                 {"feature_axis": 0, "chunk_size": 3},
             ),
             (
                 " all options",
-                weighted(linear(labelled(-1, 3)), of=lambda shape: 6),
+                weighted(linear(labelled(-1, 3)), of=lambda shape: 7),
                 {"label_smoothing": 0.2, "z_loss": 0.1, "logit_softcap": 3.0},
-                {"ignore_index": 3, "chunk_size": 2},
+                {"ignore_index": 3, "chunk_size": 3},
             ),
         )
     ),

@@ -10,6 +10,7 @@ import jaxloss
 X = jnp.zeros((4, 3))
 Y = jnp.array([0, 2, 1, 0])
 REAL = jnp.zeros(4)
+W = jnp.zeros((5, 3))
 PAIRS = [
     jaxloss.l1_loss,
     jaxloss.mse_loss,
@@ -38,6 +39,72 @@ REFUSALS = {
         ValueError,
         "pass `axis=-1`",
         lambda: jaxloss.cross_entropy(jnp.zeros((2, 5, 3)), jnp.zeros((2, 5), int)),
+    ),
+    "pallas, classes not last": (
+        ValueError,
+        r"classes on the last axis, got 1 of \(2, 3, 5\)",
+        lambda: jaxloss.cross_entropy(jnp.zeros((2, 3, 5)), jnp.zeros((2, 5), int), implementation="pallas"),
+    ),
+    "negative z_loss": (
+        ValueError,
+        "`z_loss` must be at least 0, got -1",
+        lambda: jaxloss.cross_entropy(X, Y, z_loss=-1),
+    ),
+    "z_loss None": (TypeError, "`z_loss` must be a number", lambda: jaxloss.cross_entropy(X, Y, z_loss=None)),
+    "cap of 0": (ValueError, "greater than 0, got 0", lambda: jaxloss.cross_entropy(X, Y, logit_softcap=0)),
+    "cap per row": (ValueError, "single number", lambda: jaxloss.cross_entropy(X, Y, logit_softcap=REAL)),
+    "aux of a number": (TypeError, "`aux` must be True or False", lambda: jaxloss.cross_entropy(X, Y, aux=1)),
+    "kernel (H, C)": (
+        ValueError,
+        r"features, got 3 of shape \(4, 3\) and 5 on axis 1 of shape \(3, 5\); .*`feature_axis=0`",
+        lambda: jaxloss.linear_cross_entropy(X, W.T, Y),
+    ),
+    "features that differ": (
+        ValueError,
+        r"got 3 .* and 7",
+        lambda: jaxloss.linear_cross_entropy(X, jnp.zeros((5, 7)), Y),
+    ),
+    "features in the middle": (
+        ValueError,
+        "first or the last axis",
+        lambda: jaxloss.linear_cross_entropy(X, jnp.zeros((5, 3, 2)), Y, feature_axis=1),
+    ),
+    "no feature axis": (ValueError, "got a scalar", lambda: jaxloss.linear_cross_entropy(1.0, W, 0)),
+    "vector for a weight": (ValueError, "class and a feature axis", lambda: jaxloss.linear_cross_entropy(X, W[0], Y)),
+    "layer without classes": (ValueError, "at least one class", lambda: jaxloss.linear_cross_entropy(X, W[:0], Y)),
+    "K dimensions of one sample": (
+        ValueError,
+        r"needs an `input` \(N, H\)",
+        lambda: jaxloss.linear_cross_entropy(X[0], jnp.zeros((5, 2, 3)), 0),
+    ),
+    "pallas in K dimensions": (
+        ValueError,
+        "two axes",
+        lambda: jaxloss.linear_cross_entropy(X, jnp.zeros((5, 2, 3)), jnp.zeros((4, 2), int), implementation="pallas"),
+    ),
+    "bias per row": (ValueError, "`linear_bias`", lambda: jaxloss.linear_cross_entropy(X, W, Y, linear_bias=REAL)),
+    "integer layer": (TypeError, "floating point", lambda: jaxloss.linear_cross_entropy(X, W.astype(int), Y)),
+    "classes of a linear layer": (
+        ValueError,
+        r"shape \(4,\), got \(4, 1\) for logits of shape \(4, 5\)",
+        lambda: jaxloss.linear_cross_entropy(X, W, Y[:, None]),
+    ),
+    "probabilities of a linear layer": (
+        ValueError,
+        "the shape of the logits",
+        lambda: jaxloss.linear_cross_entropy(X, W, X),
+    ),
+    "ignore with probabilities of a linear layer": (
+        ValueError,
+        "`ignore_index` has no meaning.*`where=`",
+        lambda: jaxloss.linear_cross_entropy(X, W, jnp.zeros((4, 5)), ignore_index=-100),
+    ),
+    "no chunk": (ValueError, "at least 1, got 0", lambda: jaxloss.linear_cross_entropy(X, W, Y, chunk_size=0)),
+    "half a chunk": (TypeError, "`chunk_size`", lambda: jaxloss.linear_cross_entropy(X, W, Y, chunk_size=0.5)),
+    "integer accumulator": (
+        TypeError,
+        "`accumulator_dtype`",
+        lambda: jaxloss.linear_cross_entropy(X, W, Y, accumulator_dtype=int),
     ),
     "misspelt keyword": (TypeError, "labelsmoothing", lambda: jaxloss.cross_entropy(X, Y, labelsmoothing=0.1)),
     "positional weight": (TypeError, "positional", lambda: jaxloss.cross_entropy(X, Y, jnp.ones(3))),

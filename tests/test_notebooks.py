@@ -55,6 +55,28 @@ def test_an_eighth_of_ctc_digits_already_reads_and_leaves_everything_behind(tmp_
     leaves_behind(tmp_path, "curves.png", "alignment.png")
 
 
+def perplexity(line):
+    return float(re.fullmatch(r"held-out perplexity: ([\d.]+), next word right: [\d.]+ %", line)[1])
+
+
+def both_forms(text):
+    """Loss and memory of the plain form and of ours, as printed."""
+    found = re.findall(r"^(plain|linear_cross_entropy) +loss ([\d.]+)  memory +([\d.]+) MiB$", text, re.MULTILINE)
+    assert [form for form, _, _ in found] == ["plain", "linear_cross_entropy"]
+    return [(float(loss), float(memory)) for _, loss, memory in found]
+
+
+def test_a_few_steps_of_language_model_already_learn_and_leave_everything_behind(tmp_path):
+    lines, stderr = run("language_model.py", tmp_path, "--steps", "20")
+    assert sum("validation loss" in line for line in lines) == 1
+    assert "training" in stderr, "the progress bar"
+    assert perplexity(lines[-1]) <= 700  # of 3,600 words
+    (plain, all_logits), (ours, memory) = both_forms("\n".join(lines))
+    assert abs(plain - ours) <= 1e-5
+    assert memory <= all_logits / 8
+    leaves_behind(tmp_path, "curves.png", "memory.png")
+
+
 def as_cells(script):
     """Type and text of each cell, by the percent format: a markdown cell is a comment."""
     for part in re.split(r"^# %%", script, flags=re.MULTILINE)[1:]:
@@ -74,14 +96,39 @@ def test_rendered_notebook_is_its_script_executed(rendered):
     assert all(cell["execution_count"] == n for n, cell in enumerate((c for c in cells if c["cell_type"] == "code"), 1))
 
 
-def test_rendered_ctc_digits_shows_what_it_promises():
-    path = NOTEBOOKS / "ctc_digits.ipynb"
+def shown(rendered):
+    """What a rendered notebook prints, with two pictures."""
+    path = NOTEBOOKS / rendered
     outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", ())]
     assert sum("image/png" in output.get("data", ()) for output in outputs) == 2
-    text = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
     assert {output.get("name", "picture") for output in outputs} == {"stdout", "picture"}
-    assert error_rate(text.splitlines()[-1]) <= 2
     assert path.stat().st_size < 500_000
+    return "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
+
+
+def test_rendered_ctc_digits_shows_what_it_promises():
+    assert error_rate(shown("ctc_digits.ipynb").splitlines()[-1]) <= 2
+
+
+def test_rendered_language_model_shows_what_it_promises():
+    text = shown("language_model.ipynb")
+    assert perplexity(text.splitlines()[-1]) <= 90
+    (plain, all_logits), (ours, memory) = both_forms(text)
+    assert abs(plain - ours) <= 1e-5
+    assert memory <= all_logits / 8
+
+
+def test_words_are_the_text_and_every_window_has_its_successors():
+    of = names("language_model.py")
+    text = "The for loop:\n\n   for x in y:  # é\n\n\n  "
+    assert "".join(of["words"](text)) == text
+    assert of["words"](text)[:4] == ["The", " for", " loop", ":"]
+    numbers = np.arange(70 * of["BATCH_SIZE"])
+    batches = of["all_batches"](numbers)
+    kept = np.concatenate([batch.words[batch.mask] for batch in batches])
+    np.testing.assert_array_equal(kept, numbers[:-1])
+    for batch in batches:
+        np.testing.assert_array_equal(batch.following[batch.mask], batch.words[batch.mask] + 1)
 
 
 @cache

@@ -1,0 +1,163 @@
+"""cross_entropy where a size, a platform or an option decides how it is computed: the kernel, blocks, edges."""
+
+import math
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import quick
+from jax import export
+
+import jaxloss
+from jaxloss import _rows
+
+
+def with_every_oddity(classes, dtype=jnp.float32, count=7):
+    """Logits and indices: -inf, a dead row with NaN, a row of -inf, an index out of range, a confident row."""
+    rng = np.random.default_rng(classes)
+    x = rng.normal(size=(count, classes)) * 5
+    y = rng.integers(0, classes, count)
+    x[0, (y[0] + 1) % classes] = -np.inf if classes > 1 else 0
+    x[1], y[1] = np.nan, -100
+    x[2] = -np.inf
+    y[3] = classes + 2
+    x[4, y[4]] = 90
+    y[5] = classes - 1
+    return jnp.asarray(x, dtype), jnp.asarray(y)
+
+
+def results(x, y, **options):
+    """Loss and statistics of each row, and gradients with random cotangents."""
+    (loss, found), pull = jax.vjp(lambda x: jaxloss.cross_entropy(x, y, reduction="none", aux=True, **options), x)
+    cotangent = np.random.default_rng(1).normal(size=loss.shape).astype(loss.dtype)
+    return loss, found, pull((cotangent, jax.tree.map(jnp.zeros_like, found)))[0]
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("classes", [1, 257, 1025, 4099])
+def test_the_kernel_reads_rows_of_any_length(classes, dtype):
+    x, y = with_every_oddity(classes, dtype)
+
+    @quick.jit
+    def both(x):
+        return [results(x, y, implementation=i) for i in ("pallas", "autodiff")]
+
+    (loss, found, dx), (expected, same, exact) = jax.device_get(both(x))
+    np.testing.assert_allclose(loss, expected, rtol=2e-6, atol=1e-6)
+    assert np.isnan(loss[[2, 3]]).all(), "nothing but -inf, and an index out of range"
+    assert loss[1] == 0
+    np.testing.assert_allclose(found.log_sum_exp, same.log_sum_exp, rtol=1e-6)
+    dx, exact = (np.delete(a, 2, 0).astype(np.float32) for a in (dx, exact))
+    np.testing.assert_allclose(dx, exact, rtol=1e-5 if dtype == jnp.float32 else 1e-2, atol=1e-6)
+    assert np.isnan(dx[2]).all()
+    assert np.isfinite(np.delete(dx, 2, 0)).all()
+
+
+@pytest.mark.without_x64
+def test_the_kernel_takes_probabilities_and_further_axes():
+    rng = np.random.default_rng(0)
+    x, q = (jnp.asarray(rng.normal(size=(2, 3, 300)), jnp.float32) for _ in range(2))
+    q = jax.nn.softmax(q)
+    where = jnp.array([[True, False, True], [True, True, False]])
+    options = {"axis": -1, "label_smoothing": 0.1, "z_loss": 0.01, "where": where}
+
+    @quick.jit
+    def both(x):
+        return [results(x, q, implementation=i, **options) for i in ("pallas", "autodiff")]
+
+    chex.assert_trees_all_close(*both(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [8, 9])
+def test_a_cpu_reads_a_few_rows_at_a_time(monkeypatch, rows):
+    x, y = with_every_oddity(1000 + rows, jnp.float64, rows)
+    monkeypatch.setattr(_rows, "CACHED", 4 * x.shape[1])  # four rows, and the last four overlap
+    got, expected = quick.jit(lambda x: [results(x, y, implementation=i) for i in ("auto", "autodiff")])(x)
+    dx, same = (np.delete(each[2], 2, 0) for each in (got, expected))  # without the row of -inf
+    chex.assert_trees_all_close((*got[:2], dx), (*expected[:2], same), rtol=1e-12, atol=1e-14)
+    exact = np.log(np.exp(np.asarray(x[3:], np.longdouble)).sum(1))
+    np.testing.assert_allclose(got[1].log_sum_exp[3:], exact.astype(float), rtol=1e-14)  # whatever the index
+
+
+@pytest.mark.without_x64
+def test_plain_second_derivatives_of_many_classes():
+    x, y = with_every_oddity(1003)
+    x, y = x[4:], y[4:]
+
+    def product(implementation, x):
+        gradient = jax.grad(partial(jaxloss.cross_entropy, target=y, implementation=implementation))
+        return jax.jvp(gradient, (x,), (jnp.cos(x),))[1], jax.vmap(gradient)(jnp.stack([x, x / 2]))
+
+    several = quick.jit(lambda x: [product(i, x) for i in ("auto", "pallas", "autodiff")])(x)
+    for got in several[:2]:
+        chex.assert_trees_all_close(got, several[2], rtol=1e-4, atol=1e-6)
+
+
+def lowered(platform, implementation, classes=1000, dtype=jnp.float32, axis=-1, linear=False):
+    """The program for a gradient, as text."""
+    x, y = jax.ShapeDtypeStruct((4, classes), dtype), np.zeros(4, int)
+    if axis == 0:
+        x = jax.ShapeDtypeStruct((classes, 4), dtype)
+    loss = partial(jaxloss.cross_entropy, axis=axis, implementation=implementation)
+    if linear:
+        w = jnp.zeros((classes, 3), dtype)
+        x = jax.ShapeDtypeStruct((4, 3), dtype)
+
+        def loss(x, y):
+            return jaxloss.linear_cross_entropy(x, w, y, implementation=implementation)
+
+    kernel = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+    f = jax.jit(jax.grad(loss))
+    return export.export(f, platforms=(platform,), disabled_checks=(kernel,))(x, y).mlir_module()
+
+
+def test_auto_is_the_kernel_on_cuda_where_it_was_measured_and_xla_elsewhere():
+    assert "xla.gpu.triton" in lowered("cuda", "auto", dtype=jnp.bfloat16)
+    for options in ({}, {"linear": True}):
+        assert "xla.gpu.triton" in lowered("cuda", "auto", **options)
+        for platform, implementation in (("cuda", "xla"), ("cuda", "autodiff"), ("cpu", "auto"), ("tpu", "auto")):
+            assert "triton" not in lowered(platform, implementation, **options)
+    for options in ({"classes": 999}, {"dtype": jnp.float64}, {"axis": 0}):
+        assert "triton" not in lowered("cuda", "auto", **options)
+    assert "xla.gpu.triton" in lowered("cuda", "pallas", classes=10)
+    with pytest.raises(NotImplementedError, match="tpu"):
+        lowered("tpu", "pallas")
+
+
+@pytest.mark.parametrize("implementation", ["auto", "pallas", "autodiff"])
+def test_statistics_at_the_edges(implementation):
+    inf, nan = jnp.inf, jnp.nan
+    logits = jnp.array([[0.0, 0, -inf], [-inf, -inf, -inf], [inf, 0, 0], [nan, inf, 0], [3, 3, 1], [700, 0, 0]])
+    y = jnp.array([1, 0, 0, -100, 1, 2])
+    options = {"z_loss": 0.1, "aux": True, "reduction": "none", "implementation": implementation}
+    loss, found = jax.jit(partial(jaxloss.cross_entropy, **options))(logits, y)
+    lse = np.array([math.log(2), -inf, nan, 0, 3 + math.log(2 + math.exp(-2)), 700])
+    np.testing.assert_allclose(found.log_sum_exp[jnp.array([0, 1, 3, 4, 5])], lse[[0, 1, 3, 4, 5]], rtol=1e-14)
+    assert found.correct.tolist()[3:] == [False, False, False], "ignored; of equals the first is the largest"
+    assert not found.correct[0]
+    np.testing.assert_allclose(found.z_loss[jnp.array([0, 3, 4, 5])], 0.1 * lse[[0, 3, 4, 5]] ** 2, rtol=1e-13)
+    np.testing.assert_allclose(found.entropy[jnp.array([0, 3, 5])], [math.log(2), 0, 0], atol=1e-300)
+    np.testing.assert_allclose(
+        loss[jnp.array([0, 3, 5])], [math.log(2) + 0.1 * lse[0] ** 2, 0, 700 + 49000], rtol=1e-14
+    )
+
+
+@pytest.mark.parametrize("implementation", ["auto", "autodiff"])
+def test_a_soft_cap_at_the_edges(implementation):
+    cap, huge = 2.0, jnp.array([[jnp.inf, 0.0, -jnp.inf, 1e300]])
+
+    def loss(x, cap):
+        return jaxloss.cross_entropy(x, jnp.array([1]), logit_softcap=cap, implementation=implementation)
+
+    value, (dx, dcap) = jax.jit(jax.value_and_grad(loss, (0, 1)))(huge, cap)
+    total = 2 * math.exp(2) + 1 + math.exp(-2)
+    np.testing.assert_allclose(value, math.log(total), rtol=1e-14)
+    np.testing.assert_allclose(dx, [[0, 1 / total - 1, 0, 0]], rtol=1e-13)
+    np.testing.assert_allclose(dcap, (2 * math.exp(2) - math.exp(-2)) / total, rtol=1e-13)
+    # A cap that holds nothing back is no cap.
+    x = jnp.array([[1.0, -2.0, 0.5]])
+    np.testing.assert_allclose(loss(x, 1e9), loss(x, None), rtol=1e-12)
