@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from . import _reduce
-from ._devices import AxisName, varying
+from ._devices import AxisName, varying_axes
 from ._types import Array
 
 
@@ -131,4 +131,4 @@ def _of_one_loss(g: Array, names: tuple[str, ...], spec: PartitionSpec) -> Array
 
 def _tracks_variation(name: str) -> bool:
     """Whether types say along which axes a value varies: inside `jax.shard_map` with `check_vma=True`."""
-    return name in varying(lax.axis_index(name))
+    return name in varying_axes(lax.axis_index(name))
