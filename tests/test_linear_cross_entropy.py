@@ -239,6 +239,14 @@ def test_the_accumulator_is_float32_unless_asked():
 
 
 @pytest.mark.without_x64
+def test_a_matmul_takes_the_dtype_of_the_input_and_adds_up_in_float32():
+    program = jax.make_jaxpr(jax.grad(jaxloss.linear_cross_entropy, (0, 1)))(*large())
+    products = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
+    assert {v.aval.dtype.name for e in products for v in e.invars} == {"bfloat16"}
+    assert {v.aval.dtype.name for e in products for v in e.outvars} == {"float32"}
+
+
+@pytest.mark.without_x64
 @pytest.mark.parametrize("kernel", [False, True])
 def test_no_transposed_copy_of_the_weight(kernel):
     n, h, v = 64, 40, 5000
