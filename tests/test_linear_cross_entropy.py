@@ -340,6 +340,13 @@ def test_the_gradient_of_a_float16_mean_does_not_overflow_on_the_way():
     np.testing.assert_allclose(np.asarray(dw, np.float64)[:, 0], [-1600 / 3, 800 / 3, 800 / 3], rtol=1e-3)
 
 
+@pytest.mark.without_x64
+def test_the_gradient_of_a_float16_mean_does_not_vanish_on_the_way():
+    x, w = jnp.ones((4096, 1), jnp.float16), jnp.zeros((700, 1), jnp.float16)
+    dw = jax.jit(jax.grad(jaxloss.linear_cross_entropy, 1))(x, w, jnp.zeros(4096, int))  # 1 / (700 · 4096) is 6 · 2⁻²⁴
+    np.testing.assert_allclose(np.asarray(dw, np.float64)[1:], 1 / 700, rtol=1e-3)
+
+
 def test_dtypes_that_differ_meet_in_the_wider():
     x, w, b, y, _ = layer(jnp.float32)
     got = jax.grad(partial(jaxloss.linear_cross_entropy, target=y), (0, 1))(x.astype(jnp.bfloat16), w)

@@ -6,9 +6,9 @@ On a CPU: the last matmul and the loss at N=2048, H=512, V=32000 in float32, and
 GPU: both in bfloat16 at the sizes of language models. Peers that are not installed are left out: torch, optax, tokamax,
 and on a GPU liger-kernel and cut-cross-entropy.
 
-Calls are interleaved in changing order; a figure is the median and its ratio to ours. Beside the time that passes stands
-the time that the process computes, all cores together, which others on the machine disturb less. Memory is what a call needs
-besides its arguments and results: XLA's own analysis, and for torch what its allocator has at the most.
+Calls are interleaved in changing order; a figure is the median and its ratio to ours. Beside the time that passes
+stands the time that the process computes, all cores together, which others on the machine disturb less. Memory is what
+a call needs besides its arguments and results: XLA's own analysis, and for torch what its allocator has at the most.
 """
 
 import argparse
