@@ -240,7 +240,7 @@ BREAKAGES = [
         "every_way",
     ),
     ("_linear_cross_entropy.py", "late = plan.matmul == jnp.float16", "late = plan.matmul == jnp.int8", "float16"),
-    ("_linear_cross_entropy.py", "where(nothing, 0, 1 / jnp", "where(False, 0, 1 / jnp", "over_nothing and linear"),
+    ("_linear_cross_entropy.py", "where(nothing, 0, 1 / jnp", "where(False, 0, 1 / jnp", "sum_to_0_has"),
     (
         "_linear_cross_entropy.py",
         "jnp.zeros(wanted.w.shape, plan.accumulator)",

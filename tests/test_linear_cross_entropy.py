@@ -296,6 +296,15 @@ def test_rows_that_do_not_count_may_hold_anything(implementation):
     np.testing.assert_allclose(clean[1][~keep], 0)
 
 
+def test_a_mean_over_weights_that_sum_to_0_has_no_gradient():
+    x, w, b, _, _ = layer()
+    options = {"linear_bias": b, "weight": jnp.ones(C).at[0].set(0), "label_smoothing": 0.1, "chunk_size": 4}
+    loss = partial(jaxloss.linear_cross_entropy, target=jnp.zeros(N, int), **options)
+    value, gradient = quick.jit(jax.value_and_grad(loss, (0, 1)))(x, w)
+    assert np.isnan(value)
+    assert not any(np.any(g) for g in gradient)
+
+
 def test_an_index_out_of_range_spoils_its_row_and_the_weight():
     x, w, _, y, _ = layer()
     y = y.at[6].set(C)
