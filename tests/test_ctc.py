@@ -302,6 +302,14 @@ def test_never_negative_where_an_alignment_is_nearly_certain():
             value = compiled[loss](scores, y, [400], [4])
             assert value.dtype == jnp.float32
             assert 0 <= value < 1
+    # Two classes whose probabilities add up to a little more or less than 1, and hardly a path that is no alignment.
+    x = np.stack([-rng.uniform(7, 12, size=(1000, 2)), np.zeros((1000, 2))], -1).astype(np.float32)
+    values = jaxloss.ctc_loss(
+        jax.nn.log_softmax(x), np.ones((1000, 1), int), [2] * 1000, [1] * 1000, batch_first=True, reduction="none"
+    )
+    assert (values >= 0).all()
+    assert (values == 0).any()
+    assert (values > 0).any()
     # Scores that are no log-probabilities have a loss of their own, below 0 too, as in torch.
     np.testing.assert_allclose(jaxloss.ctc_loss(np.ones((3, 2)), [1], 3, 1, reduction="sum"), -3 - np.log(6))
 
@@ -316,6 +324,44 @@ def test_long_and_sharp_inputs_neither_underflow_nor_lose_digits():
     np.testing.assert_allclose(value, -oracle.log_softmax(x)[0, 1], rtol=1e-6)
     expected = np.exp(oracle.log_softmax(x)) - np.eye(classes)[y]
     np.testing.assert_allclose(gradient, expected / length, atol=1e-8)
+
+
+def test_a_masked_sample_may_hold_nan_beside_a_good_target():
+    x = np.random.default_rng(0).normal(size=(2, 4, 3))
+    x[1] = np.nan
+    arguments = np.array([[1, 2], [2, 1]]), np.array([4, 4]), np.array([2, 2])
+
+    def loss(x, *arguments, **options):
+        return jaxloss.ctc_loss_with_logits(x, *arguments, batch_first=True, **options)
+
+    value, gradient = jax.value_and_grad(loss)(x, *arguments, where=np.array([True, False]))
+    expected = jax.value_and_grad(loss)(x[:1], *(a[:1] for a in arguments))
+    np.testing.assert_allclose(value, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(gradient, np.concatenate([expected[1], np.zeros((1, 4, 3))]), rtol=1e-12)
+
+
+def test_an_empty_target_beside_others_is_blank_throughout():
+    # What pads it would be the likelier path, and no frame is left behind the end to kill it.
+    x = np.log(np.array([[[0.1, 0.6, 0.3]] * 2] * 3))
+    arguments = x, np.array([[1, 0], [0, 2]]), np.array([3, 3]), np.array([0, 2])
+    loss = jaxloss.ctc_loss(*arguments, blank=1, reduction="none")
+    np.testing.assert_allclose(loss[0], -3 * np.log(0.6), rtol=1e-12)
+    likely = jaxloss.ctc_loss(x[..., ::-1], *arguments[1:], blank=1, reduction="none")
+    np.testing.assert_allclose(likely[0], -3 * np.log(0.6), rtol=1e-12)
+    found = jaxloss.ctc_alignment(np.roll(x, 1, -1), np.array([[0], [2]]), np.array([3, 3]), np.array([0, 1]), blank=1)
+    assert found.labels[:, 0].tolist() == [1, 1, 1]
+    without_blank = jnp.asarray(x).at[..., 1].set(-jnp.inf)
+    impossible = jaxloss.ctc_alignment(without_blank, np.array([[0], [2]]), np.array([3, 3]), np.array([0, 1]), blank=1)
+    assert impossible.labels[:, 0].tolist() == [-1, -1, -1]
+    np.testing.assert_allclose(found.score[0], 3 * np.log(0.1), rtol=1e-12)
+
+
+def test_what_has_vanished_stays_so_over_thousands_of_states():
+    # Each frame and each state takes 1.3 million powers of two, and an int32 has 2^31.
+    x = np.full((2000, 3), -9e5, np.float32)
+    value, gradient = jax.value_and_grad(jaxloss.ctc_loss)(x, np.tile([1, 2], 800), 2000, 1600)
+    assert value == np.inf
+    assert (gradient == 0).all()
 
 
 @pytest.mark.without_x64
