@@ -239,6 +239,14 @@ def test_the_accumulator_is_float32_unless_asked():
 
 
 @pytest.mark.without_x64
+def test_a_matmul_takes_the_dtype_of_the_input_and_adds_up_in_float32():
+    program = jax.make_jaxpr(jax.grad(jaxloss.linear_cross_entropy, (0, 1)))(*large())
+    products = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
+    assert {v.aval.dtype.name for e in products for v in e.invars} == {"bfloat16"}
+    assert {v.aval.dtype.name for e in products for v in e.outvars} == {"float32"}
+
+
+@pytest.mark.without_x64
 @pytest.mark.parametrize("kernel", [False, True])
 def test_no_transposed_copy_of_the_weight(kernel):
     n, h, v = 64, 40, 5000
@@ -288,6 +296,15 @@ def test_rows_that_do_not_count_may_hold_anything(implementation):
     np.testing.assert_allclose(clean[1][~keep], 0)
 
 
+def test_a_mean_over_weights_that_sum_to_0_has_no_gradient():
+    x, w, b, _, _ = layer()
+    options = {"linear_bias": b, "weight": jnp.ones(C).at[0].set(0), "label_smoothing": 0.1, "chunk_size": 4}
+    loss = partial(jaxloss.linear_cross_entropy, target=jnp.zeros(N, int), **options)
+    value, gradient = quick.jit(jax.value_and_grad(loss, (0, 1)))(x, w)
+    assert np.isnan(value)
+    assert not any(np.any(g) for g in gradient)
+
+
 def test_an_index_out_of_range_spoils_its_row_and_the_weight():
     x, w, _, y, _ = layer()
     y = y.at[6].set(C)
@@ -330,6 +347,13 @@ def test_the_gradient_of_a_float16_mean_does_not_overflow_on_the_way():
     x, w = jnp.full((512, 2), 800.0, jnp.float16), jnp.zeros((3, 2), jnp.float16)
     dw = jax.jit(jax.grad(partial(jaxloss.linear_cross_entropy, chunk_size=100), 1))(x, w, jnp.zeros(512, int))
     np.testing.assert_allclose(np.asarray(dw, np.float64)[:, 0], [-1600 / 3, 800 / 3, 800 / 3], rtol=1e-3)
+
+
+@pytest.mark.without_x64
+def test_the_gradient_of_a_float16_mean_does_not_vanish_on_the_way():
+    x, w = jnp.ones((4096, 1), jnp.float16), jnp.zeros((700, 1), jnp.float16)
+    dw = jax.jit(jax.grad(jaxloss.linear_cross_entropy, 1))(x, w, jnp.zeros(4096, int))  # 1 / (700 · 4096) is 6 · 2⁻²⁴
+    np.testing.assert_allclose(np.asarray(dw, np.float64)[1:], 1 / 700, rtol=1e-3)
 
 
 def test_dtypes_that_differ_meet_in_the_wider():

@@ -6,8 +6,9 @@ On a CPU: the last matmul and the loss at N=2048, H=512, V=32000 in float32, and
 GPU: both in bfloat16 at the sizes of language models. Peers that are not installed are left out: torch, optax, tokamax,
 and on a GPU liger-kernel and cut-cross-entropy.
 
-Calls are interleaved in changing order; a figure is the median and its ratio to ours. Memory is what a call needs
-besides its arguments and results: XLA's own analysis, and for torch what its allocator has at the most.
+Calls are interleaved in changing order; a figure is the median and its ratio to ours. Beside the time that passes
+stands the time that the process computes, all cores together, which others on the machine disturb less. Memory is what
+a call needs besides its arguments and results: XLA's own analysis, and for torch what its allocator has at the most.
 """
 
 import argparse
@@ -122,7 +123,8 @@ def linear_peers(n, h, v):
         return lambda: compiled(functools.partial(jaxloss.linear_cross_entropy, **options), (0, 1), jx, jw, jy)
 
     yield "jaxloss", ours()
-    yield "jaxloss, accumulator in the input's dtype", ours(accumulator_dtype=DTYPE)
+    if GPU:
+        yield "jaxloss, accumulator in the input's dtype", ours(accumulator_dtype=DTYPE)
     yield (
         "jaxloss, logits kept",
         lambda: compiled(lambda x, w, y: jaxloss.cross_entropy(_dot(x, w), y), (0, 1), jx, jw, jy),
@@ -220,12 +222,12 @@ def many(enqueue, wait, calls=10):
 
 
 def once(enqueue, run):
-    """Milliseconds for a call."""
+    """Milliseconds for a call, that pass and that all cores compute."""
     if GPU:
-        return many(enqueue, lambda _: run())
-    start = time.perf_counter()
+        return many(enqueue, lambda _: run()), math.nan
+    start, computed = time.perf_counter(), time.process_time()
     run()
-    return (time.perf_counter() - start) * 1e3
+    return (time.perf_counter() - start) * 1e3, (time.process_time() - computed) * 1e3
 
 
 def table(title, peers, sizes, rounds, only):
@@ -248,11 +250,13 @@ def table(title, peers, sizes, rounds, only):
     print(f"\n{title} {' x '.join(map(str, sizes))}, {DTYPE}, on {jax.devices()[0].device_kind}, {rounds} rounds")
     if GPU:
         print(f"floor {floor(peers, sizes):.2f} ms")
-    print(f"{'':44}{'ms':>9}{'ratio':>7}{'MiB':>9}{'ratio':>7}  loss")
+    print(f"{'':44}{'ms':>9}{'ratio':>7}{'CPU ms':>9}{'ratio':>7}{'MiB':>9}{'ratio':>7}  loss")
+    medians = {
+        name: [*map(statistics.median, zip(*each, strict=True)), memory[name] / 2**20] for name, each in times.items()
+    }
     for name, (_, _, value) in ready.items():
-        ms, mib = statistics.median(times[name]), memory[name] / 2**20
-        ratios = ms / statistics.median(times[ours]), mib / max(memory[ours] / 2**20, 1e-3)
-        print(f"{name:44}{ms:9.2f}{ratios[0]:7.2f}{mib:9.0f}{ratios[1]:7.1f}  {value:.6f}")
+        pairs = zip(medians[name], medians[ours], strict=True)
+        print(f"{name:44}{''.join(f'{a:9.2f}{a / max(b, 1e-3):7.2f}' for a, b in pairs)}  {value:.6f}")
         assert math.isclose(value, ready[ours][2], rel_tol=1e-2), f"{name} computes something else"
 
 
