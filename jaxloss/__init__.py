@@ -3,7 +3,7 @@
 # Several names to a line, for the whole surface to be seen at once.
 # isort: skip_file
 # fmt: off
-from . import class_weights
+from . import class_weights, multitask
 from ._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from ._boxes import box_iou_loss, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from ._categorical import cross_entropy, kl_div, nll_loss, smooth_labels
@@ -33,9 +33,9 @@ __all__ = [
     "hinge_embedding_loss", "hinge_loss", "huber_loss", "info_nce_loss", "iou_loss", "js_div", "kl_div", "l1_loss",
     "l2_loss", "log_cosh_loss", "log_softmax", "logsumexp", "margin_ranking_loss", "mean_absolute_percentage_error",
     "mean_squared_logarithmic_error", "mse_loss", "multi_margin_loss", "multiclass_hinge_loss",
-    "multiclass_perceptron_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "nt_xent_loss",
-    "pairwise_distance", "perceptron_loss", "poisson_nll_loss", "poly_cross_entropy", "quantile_loss", "siglip_loss",
-    "sigmoid_focal_loss", "smooth_l1_loss", "smooth_labels", "soft_margin_loss", "softmax_focal_loss", "sparsemax_loss",
+    "multiclass_perceptron_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "multitask", "nll_loss",
+    "nt_xent_loss", "pairwise_distance", "perceptron_loss", "poisson_nll_loss", "poly_cross_entropy", "quantile_loss",
+    "siglip_loss", "sigmoid_focal_loss", "smooth_l1_loss", "smooth_labels", "soft_margin_loss", "softmax_focal_loss", "sparsemax_loss",
     "squared_hinge_loss", "supervised_contrastive_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss",
     "tversky_loss",
 ]
