@@ -7,6 +7,7 @@ from . import class_weights, multitask
 from ._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from ._boxes import box_iou_loss, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from ._categorical import cross_entropy, kl_div, nll_loss, smooth_labels
+from ._checked import checked
 from ._classes import binary_sparsemax_loss, generalized_cross_entropy, poly_cross_entropy, sparsemax_loss
 from ._contrastive import circle_loss, clip_loss, info_nce_loss, nt_xent_loss, siglip_loss, supervised_contrastive_loss
 from ._ctc import ctc_loss, ctc_loss_with_logits
@@ -25,8 +26,8 @@ from ._segmentation import dice_loss, focal_tversky_loss, generalized_dice_loss,
 from ._softmax import log_softmax, logsumexp
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "binary_sparsemax_loss", "box_iou_loss", "circle_loss",
-    "class_weights", "clip_loss", "complete_box_iou_loss", "cosine_embedding_loss", "cosine_similarity",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "binary_sparsemax_loss", "box_iou_loss", "checked",
+    "circle_loss", "class_weights", "clip_loss", "complete_box_iou_loss", "cosine_embedding_loss", "cosine_similarity",
     "cross_entropy", "ctc_alignment", "ctc_loss", "ctc_loss_with_logits", "ctc_posteriors", "dice_loss",
     "distance_box_iou_loss", "distillation_loss", "expectile_loss", "focal_tversky_loss", "gaussian_nll_loss",
     "generalized_box_iou_loss", "generalized_cross_entropy", "generalized_dice_loss", "generalized_kl_div",
@@ -35,7 +36,7 @@ __all__ = [
     "mean_squared_logarithmic_error", "mse_loss", "multi_margin_loss", "multiclass_hinge_loss",
     "multiclass_perceptron_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "multitask", "nll_loss",
     "nt_xent_loss", "pairwise_distance", "perceptron_loss", "poisson_nll_loss", "poly_cross_entropy", "quantile_loss",
-    "siglip_loss", "sigmoid_focal_loss", "smooth_l1_loss", "smooth_labels", "soft_margin_loss", "softmax_focal_loss", "sparsemax_loss",
-    "squared_hinge_loss", "supervised_contrastive_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss",
-    "tversky_loss",
+    "siglip_loss", "sigmoid_focal_loss", "smooth_l1_loss", "smooth_labels", "soft_margin_loss", "softmax_focal_loss",
+    "sparsemax_loss", "squared_hinge_loss", "supervised_contrastive_loss", "triplet_margin_loss",
+    "triplet_margin_with_distance_loss", "tversky_loss",
 ]

@@ -181,8 +181,8 @@ def cagrad(gradients: Gradients, *, c: Number = 0.5) -> Tree:
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxloss
-        >>> jaxloss.multitask.cagrad([jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0])], c=0.5)
-        Array([1.   , 1.059], dtype=float32)
+        >>> jaxloss.multitask.cagrad([jnp.array([2.0, 0.0]), jnp.array([0.0, 1.0])], c=0.5).tolist()
+        [1.000, 1.059]
 
     Note:
         Where the tasks cancel, the bound is 0 and so is the result. The paper's code divides the result by 1 + c²
