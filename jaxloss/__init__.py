@@ -12,6 +12,7 @@ from ._classes import binary_sparsemax_loss, generalized_cross_entropy, poly_cro
 from ._contrastive import circle_loss, clip_loss, info_nce_loss, nt_xent_loss, siglip_loss, supervised_contrastive_loss
 from ._ctc import ctc_loss, ctc_loss_with_logits
 from ._ctc_alignment import ctc_alignment, ctc_posteriors
+from ._diagnose import diagnose
 from ._divergence import distillation_loss, generalized_kl_div, js_div
 from ._embedding import cosine_embedding_loss, cosine_similarity, pairwise_distance
 from ._embedding import triplet_margin_loss, triplet_margin_with_distance_loss
@@ -28,7 +29,7 @@ from ._softmax import log_softmax, logsumexp
 __all__ = [
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "binary_sparsemax_loss", "box_iou_loss", "checked",
     "circle_loss", "class_weights", "clip_loss", "complete_box_iou_loss", "cosine_embedding_loss", "cosine_similarity",
-    "cross_entropy", "ctc_alignment", "ctc_loss", "ctc_loss_with_logits", "ctc_posteriors", "dice_loss",
+    "cross_entropy", "ctc_alignment", "ctc_loss", "ctc_loss_with_logits", "ctc_posteriors", "diagnose", "dice_loss",
     "distance_box_iou_loss", "distillation_loss", "expectile_loss", "focal_tversky_loss", "gaussian_nll_loss",
     "generalized_box_iou_loss", "generalized_cross_entropy", "generalized_dice_loss", "generalized_kl_div",
     "hinge_embedding_loss", "hinge_loss", "huber_loss", "info_nce_loss", "iou_loss", "js_div", "kl_div", "l1_loss",

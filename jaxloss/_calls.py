@@ -35,7 +35,7 @@ class Rules:
     "entries": as they are. "classes": the class axis of the first argument is missing. "vectors": its last axis is.
     "pixels": entries, or classes where the target holds class indices. "frames": time and classes are missing.
     `options` have an entry for each class, label or feature, and no mask. `applies` is what the loss does to its
-    first argument.
+    first argument; over pixels the mode says that.
     """
 
     layout: Layout
@@ -72,6 +72,13 @@ class Call:
         if "linear_weight" in self.arguments or self.rules.layout in ("vectors", "frames"):
             return self.first.ndim - 1
         return _labels.class_axis(self.name, self.arguments.get("axis"), self.first)
+
+    @property
+    def applies(self) -> Activation | None:
+        """What the loss does to its first argument."""
+        if self.rules.layout != "pixels":
+            return self.rules.applies
+        return "softmax" if self.arguments["mode"] == "multiclass" else "sigmoid"
 
     @property
     def classes(self) -> int:
@@ -166,3 +173,13 @@ def bind(loss: Callable[..., Any], rules: Rules, *args: Any, **kwargs: Any) -> C
     bound = inspect.signature(loss).bind(*args, **kwargs)
     bound.apply_defaults()
     return Call(loss.__name__, bound.arguments, rules)
+
+
+def unwrapped(
+    loss: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """What a call of a `functools.partial` really calls."""
+    if not isinstance(loss, functools.partial):
+        return loss, args, dict(kwargs)
+    partial: functools.partial[Any] = loss
+    return unwrapped(partial.func, (*partial.args, *args), {**partial.keywords, **kwargs})

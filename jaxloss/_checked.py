@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 from jax.experimental import checkify
 
-from . import _rules
+from . import _calls, _rules
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +22,7 @@ def checked(loss: Callable[P, R]) -> Callable[P, R]:
     What a mask, `ignore_index` or a length leaves out may be anything.
 
     Args:
-        loss: A loss of this package.
+        loss: A loss of this package, or a `functools.partial` of one.
 
     Returns:
         A function with the loss's own signature. Outside `jax.jit` it raises at once. Inside, checks are
@@ -50,15 +50,17 @@ def checked(loss: Callable[P, R]) -> Callable[P, R]:
     References:
         https://docs.jax.dev/en/latest/debugging/checkify_guide.html
     """
-    name = getattr(loss, "__name__", repr(loss))
-    if name not in _rules.RULES:
-        raise ValueError(f"checked: `loss` must be a loss of this package, got {name}.")
+    function = _calls.unwrapped(loss, (), {})[0]
+    rules = _rules.of(function)
+    if rules is None:
+        raise ValueError(f"checked: `loss` must be a loss of this package, got {function!r}.")
 
     @functools.wraps(loss)
     def with_checks(*args: P.args, **kwargs: P.kwargs) -> R:
         result = loss(*args, **kwargs)  # first, since it refuses dtypes and shapes that no check expects
-        for finding in _rules.findings(_rules.call(loss, *args, **kwargs)):
-            _check(name, finding)
+        function, every, named = _calls.unwrapped(loss, args, kwargs)
+        for finding in _rules.findings(_calls.bind(function, rules, *every, **named)):
+            _check(function.__name__, finding)
         return result
 
     return with_checks

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check, _sequences
-from ._calls import Activation, Call, Kind, Rule, Rules, bind
+from ._calls import Activation, Call, Kind, Rule, Rules
 from ._numerics import one_hot
 from ._types import Array
 
@@ -31,9 +31,10 @@ class Finding(NamedTuple):
         return place, self.values[place]
 
 
-def call(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
-    """A call of a loss in the table."""
-    return bind(loss, RULES[loss.__name__], *args, **kwargs)
+def of(loss: Callable[..., Any]) -> Rules | None:
+    """The rules of a loss of this package; a function of the same name from elsewhere has none."""
+    ours = getattr(loss, "__module__", "").partition(".")[0] == __package__
+    return RULES.get(loss.__name__) if ours else None
 
 
 def findings(call: Call) -> Iterator[Finding]:
