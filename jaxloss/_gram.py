@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from . import _check
-from ._numerics import reciprocal, upcast
+from ._numerics import explicit_sharding, reciprocal, upcast
 from ._types import Array
 
 Tree: TypeAlias = Any
@@ -35,10 +35,18 @@ def gram(tasks: list[Tree]) -> Array:
     for leaves in zip(*map(jax.tree.leaves, tasks), strict=True):
         rows = jnp.stack([upcast(jnp.asarray(leaf)) for leaf in leaves])
         axes = tuple(range(1, rows.ndim))
-        products.append(jnp.tensordot(rows, rows, axes=(axes, axes), precision=lax.Precision.HIGHEST))
+        highest, everywhere = lax.Precision.HIGHEST, _everywhere(rows)
+        products.append(jnp.tensordot(rows, rows, axes=(axes, axes), precision=highest, out_sharding=everywhere))
     if not products:
         return jnp.zeros((len(tasks), len(tasks)))
     return lax.stop_gradient(sum(products[1:], products[0]))
+
+
+def _everywhere(x: Array) -> jax.sharding.NamedSharding | None:
+    """Numbers that every device has, where layouts are part of the types."""
+    layout = explicit_sharding(x)
+    spec: Any = jax.sharding.PartitionSpec
+    return None if layout is None else layout.update(spec=spec())
 
 
 def combined(tasks: list[Tree], weights: Array) -> Tree:
