@@ -92,20 +92,29 @@ def load_data() -> tuple[Data, Data, Data]:
 # divides by the number of rows.
 
 # %%
-Loss: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+Loss: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def losses(labels: jax.Array) -> dict[str, Loss]:
-    """The losses to compare, by name, with weights from the training labels."""
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """With a weight for each class."""
+    return jaxloss.cross_entropy(logits, labels, weight=weights)
+
+
+def focal(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """The same, turned away from what is already right."""
+    return jaxloss.softmax_focal_loss(logits, labels, gamma=2.0, alpha=weights)
+
+
+def losses(labels: jax.Array) -> dict[str, tuple[Loss, jax.Array]]:
+    """The losses to compare, by name, with weights from the training labels. Other weights compile nothing anew."""
     counts = jnp.bincount(labels, length=2)
-    balanced = class_weights.balanced(counts)
-    effective = class_weights.effective_number(counts, beta=0.995)
+    alike, balanced = jnp.ones(2), class_weights.balanced(counts)
     return {
-        "plain": jaxloss.cross_entropy,
-        "balanced": partial(jaxloss.cross_entropy, weight=balanced),
-        "effective number": partial(jaxloss.cross_entropy, weight=effective),
-        "focal": partial(jaxloss.softmax_focal_loss, gamma=2.0),
-        "balanced focal": partial(jaxloss.softmax_focal_loss, gamma=2.0, alpha=balanced),
+        "plain": (cross_entropy, alike),
+        "balanced": (cross_entropy, balanced),
+        "effective number": (cross_entropy, class_weights.effective_number(counts, beta=0.995)),
+        "focal": (focal, alike),
+        "balanced focal": (focal, balanced),
     }
 
 
@@ -117,9 +126,9 @@ def losses(labels: jax.Array) -> dict[str, Loss]:
 
 
 # %%
-def look_at(loss: Loss, logits: jax.Array, labels: jax.Array) -> None:
+def look_at(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> None:
     """Prints what `diagnose` has to say; any label that is no class raises."""
-    print(jaxloss.diagnose(loss, logits, labels))
+    print(jaxloss.diagnose(jaxloss.cross_entropy, logits, labels, weight=weights))
     jaxloss.checked(jaxloss.cross_entropy)(logits, labels)
 
 
@@ -165,12 +174,14 @@ GRAPH = nnx.split(Classifier(nnx.Rngs(0)), nnx.Param)[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def train_epoch(loss: Loss, state: State, data: Data, order: np.ndarray) -> tuple[State, jax.Array]:
+def train_epoch(loss: Loss, weights: jax.Array, state: State, data: Data, order: np.ndarray) -> tuple[State, jax.Array]:
     """All images once, in the given order (batches, size), and the mean loss."""
 
     def step(state: State, batch: Data) -> tuple[State, jax.Array]:
-        gradient_of = state.scale.value_and_grad(lambda p: loss(nnx.merge(GRAPH, p)(batch.images), batch.labels))
-        scale, finite, value, gradients = gradient_of(state.params)
+        def value_of(params: Any) -> jax.Array:
+            return loss(nnx.merge(GRAPH, params)(batch.images), batch.labels, weights)
+
+        scale, finite, value, gradients = state.scale.value_and_grad(value_of)(state.params)
         updates, optimizer = OPTIMIZER.update(gradients, state.optimizer, state.params)
         after = optax.apply_updates(state.params, updates), optimizer
         kept = jax.tree.map(partial(jnp.where, finite), after, (state.params, state.optimizer))
@@ -201,7 +212,9 @@ def judge(probabilities: np.ndarray, labels: np.ndarray) -> Result:
     return Result(precision, recall_score(labels, said), average_precision_score(labels, probabilities))
 
 
-def train(name: str, loss: Loss, data: Data, validation: Data, *, epochs: int, seed: int, out: Path) -> tuple:
+def train(
+    name: str, loss: Loss, weights: jax.Array, data: Data, validation: Data, *, epochs: int, seed: int, out: Path
+) -> tuple[Any, list[tuple[int, Result]]]:
     """Trains with one loss; the parameters, and for each period the epoch and the validation result."""
     params = nnx.split(Classifier(nnx.Rngs(seed)), nnx.Param)[1]
     start = State(params, OPTIMIZER.init(params), DynamicScale(growth_interval=200))
@@ -212,7 +225,8 @@ def train(name: str, loss: Loss, data: Data, validation: Data, *, epochs: int, s
     remove_old_events(folder)
     with SummaryWriter(str(folder)) as writer:
         for epoch in tqdm(range(1, epochs + 1), name, unit="epoch"):
-            state, value = train_epoch(loss, state, data, rng.permutation(len(data.labels)).reshape(-1, BATCH_SIZE))
+            order = rng.permutation(len(data.labels)).reshape(-1, BATCH_SIZE)
+            state, value = train_epoch(loss, weights, state, data, order)
             if epoch % PERIOD and epoch < epochs:
                 continue
             result = judge(np.asarray(scores(state.params, validation.images)), np.asarray(validation.labels))
@@ -282,11 +296,13 @@ def main() -> None:
     data, validation, test = load_data()
     labels = np.asarray(test.labels)
     histories, probabilities = {}, {}
-    for name, loss in losses(data.labels).items():
-        if name == "balanced":
-            logits = Classifier(nnx.Rngs(args.seed))(data.images[:BATCH_SIZE])
-            look_at(loss, logits, data.labels[:BATCH_SIZE])
-        params, histories[name] = train(name, loss, data, validation, epochs=args.epochs, seed=args.seed, out=args.out)
+    compared = losses(data.labels)
+    logits = Classifier(nnx.Rngs(args.seed))(data.images[:BATCH_SIZE])
+    look_at(logits, data.labels[:BATCH_SIZE], compared["balanced"][1])
+    for name, (loss, weights) in compared.items():
+        params, histories[name] = train(
+            name, loss, weights, data, validation, epochs=args.epochs, seed=args.seed, out=args.out
+        )
         probabilities[name] = np.asarray(scores(params, test.images))
     plot_course(histories, args.out / "course.png")
     plot_curves(probabilities, labels, args.out / "curves.png")
