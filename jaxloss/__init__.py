@@ -3,7 +3,7 @@
 # Several names to a line, for the whole surface to be seen at once.
 # isort: skip_file
 # fmt: off
-from . import class_weights, multitask
+from . import class_weights, multitask, spmd
 from ._binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from ._boxes import box_iou_loss, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 from ._categorical import cross_entropy, kl_div, nll_loss, smooth_labels
@@ -38,6 +38,6 @@ __all__ = [
     "multiclass_perceptron_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "multitask", "nll_loss",
     "nt_xent_loss", "pairwise_distance", "perceptron_loss", "poisson_nll_loss", "poly_cross_entropy", "quantile_loss",
     "siglip_loss", "sigmoid_focal_loss", "smooth_l1_loss", "smooth_labels", "soft_margin_loss", "softmax_focal_loss",
-    "sparsemax_loss", "squared_hinge_loss", "supervised_contrastive_loss", "triplet_margin_loss",
+    "sparsemax_loss", "spmd", "squared_hinge_loss", "supervised_contrastive_loss", "triplet_margin_loss",
     "triplet_margin_with_distance_loss", "tversky_loss",
 ]

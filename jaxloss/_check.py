@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._devices import broadcast_like
 from ._numerics import at_least_float32
 from ._types import Array, ArrayLike, Number
 
@@ -150,10 +151,13 @@ def broadcast(name: str, argument: str, x: Array, shape: Shape) -> Array:
     try:
         return jnp.broadcast_to(x, shape)
     except ValueError:
-        raise ValueError(
-            f"{name}: `{argument}` must have the shape of the unreduced loss or broadcast to it, "
-            f"got {x.shape} for {shape}."
-        ) from None
+        raise _does_not_broadcast(name, argument, x, shape) from None
+
+
+def _does_not_broadcast(name: str, argument: str, x: Array, shape: Shape) -> ValueError:
+    return ValueError(
+        f"{name}: `{argument}` must have the shape of the unreduced loss or broadcast to it, got {x.shape} for {shape}."
+    )
 
 
 def masked(x: Array, keep: Array | None, harmless: float = 0) -> Array:
@@ -181,7 +185,11 @@ def broadcast_together(name: str, **arrays: Array) -> list[Array]:
 def spread(name: str, argument: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
     """A weight that broadcasts to the shape of `like`, in at least its dtype; zero where masked."""
     w = real(name, argument, value)
-    return masked(broadcast(name, argument, w, like.shape), keep).astype(at_least(w, like.dtype))
+    try:
+        spread = broadcast_like(w, like)
+    except ValueError:
+        raise _does_not_broadcast(name, argument, w, like.shape) from None
+    return masked(spread, keep).astype(at_least(w, like.dtype))
 
 
 def at_least(x: Array, dtype: jnp.dtype) -> jnp.dtype:

@@ -5,7 +5,7 @@ time, and again in the backward pass.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
+from ._devices import AxisName, everyone, laid_out_like, numbers, spread_like
 from ._numerics import log_sum, positive_part, shift, softplus_pair, unit
-from ._reduce import reduce
+from ._reduce import mean, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 Result = TypeVar("Result")
@@ -28,6 +29,7 @@ def info_nce_loss(
     temperature: Number = 0.1,
     normalize: bool = True,
     chunk_size: int | None = None,
+    axis_name: AxisName | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Reduced:
@@ -45,6 +47,8 @@ def info_nce_loss(
         temperature: T, greater than 0. A number or a 0-d array, which may be traced and learned.
         normalize: Whether to divide by the lengths of the vectors.
         chunk_size: How many queries to compare at a time. By default all at once. Static.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the batch is spread over: all
+            devices' vectors are compared, and a reduction is over all of them.
         where: Boolean mask, (N,) or broadcastable to it. A masked pair is neither query nor negative: what stands
             there has no influence on the value or on any gradient.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
@@ -75,14 +79,16 @@ def info_nce_loss(
     scale = 1 / _check.number(name, "temperature", temperature, q.dtype, low=0, above=True)
     chunk_size = _chunk(name, chunk_size)
     if negatives is None:
-        return reduce(name, _in_batch(q, k, keep, scale, chunk_size), reduction, keep)
+        loss = _in_batch(q, k, keep, scale, chunk_size, axis_name)
+        return _reduced(name, loss, reduction, keep, axis_name)
 
     others = _negatives(name, negatives, q, normalize)
     if others.ndim == 3:
         loss = _per_anchor(lambda q, k, own: _among(q, k, own, True, scale), chunk_size, q, k, others)
     else:
+        others = everyone(others, axis_name)
         loss = _per_anchor(lambda q, k: _among(q, k, others, True, scale), chunk_size, q, k)
-    return reduce(name, loss, reduction, keep)
+    return _reduced(name, loss, reduction, keep, axis_name)
 
 
 def _negatives(name: str, negatives: ArrayLike, q: Array, normalize: bool) -> Array:
@@ -96,10 +102,17 @@ def _negatives(name: str, negatives: ArrayLike, q: Array, normalize: bool) -> Ar
     return unit(n) if normalize else n
 
 
-def _in_batch(q: Array, k: Array, keep: Array, scale: Number, chunk_size: int | None) -> Array:
+def _in_batch(
+    q: Array, k: Array, keep: Array, scale: Number, chunk_size: int | None, axis_name: AxisName | None
+) -> Array:
     """Cross entropy of each query's own key among all keys."""
-    number = jnp.arange(len(q))
-    return _per_anchor(lambda q, own, i: _among(q, own, k, keep & (number != i), scale), chunk_size, q, k, number)
+    keys, there = everyone(k, axis_name), everyone(keep, axis_name)
+    number, own_number = jnp.arange(len(keys)), numbers(len(q), axis_name)
+
+    def row(q: Array, own: Array, i: Array) -> Array:
+        return _among(q, own, keys, there & (number != i), scale)
+
+    return _per_anchor(row, chunk_size, q, k, own_number)
 
 
 def _among(q: Array, own: Array, others: Array, allowed: Array | bool, scale: Number) -> Array:
@@ -114,6 +127,7 @@ def clip_loss(
     logit_scale: Number = 1 / 0.07,
     normalize: bool = True,
     chunk_size: int | None = None,
+    axis_name: AxisName | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Reduced:
@@ -129,6 +143,8 @@ def clip_loss(
             traced and learned.
         normalize: Whether to divide by the lengths of the vectors.
         chunk_size: How many rows to compare at a time. By default all at once. Static.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the batch is spread over: all
+            devices' vectors are compared, and a reduction is over all of them.
         where: Boolean mask, (N,) or broadcastable to it. A masked pair is not in the batch: what stands there has
             no influence on the value or on any gradient.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
@@ -159,8 +175,8 @@ def clip_loss(
     (x, y), keep = _vectors(name, where, normalize, image_features=image_features, text_features=text_features)
     scale = _check.number(name, "logit_scale", logit_scale, x.dtype, low=0, above=True)
     chunk_size = _chunk(name, chunk_size)
-    loss = (_in_batch(x, y, keep, scale, chunk_size) + _in_batch(y, x, keep, scale, chunk_size)) / 2
-    return reduce(name, loss, reduction, keep)
+    of_images, of_texts = (_in_batch(*pair, keep, scale, chunk_size, axis_name) for pair in ((x, y), (y, x)))
+    return _reduced(name, (of_images + of_texts) / 2, reduction, keep, axis_name)
 
 
 def siglip_loss(
@@ -171,6 +187,7 @@ def siglip_loss(
     logit_bias: Number = -10.0,
     normalize: bool = True,
     chunk_size: int | None = None,
+    axis_name: AxisName | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Reduced:
@@ -187,6 +204,8 @@ def siglip_loss(
         logit_bias: b. A number or a 0-d array, which may be traced and learned.
         normalize: Whether to divide by the lengths of the vectors.
         chunk_size: How many images to compare at a time. By default all at once. Static.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the batch is spread over: all
+            devices' texts are compared, passed on from device to device, and a reduction is over all images.
         where: Boolean mask, (N,) or broadcastable to it. A masked pair is not in the batch: what stands there has
             no influence on the value or on any gradient.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
@@ -217,13 +236,35 @@ def siglip_loss(
     (x, y), keep = _vectors(name, where, normalize, image_features=image_features, text_features=text_features)
     scale = _check.number(name, "logit_scale", logit_scale, x.dtype, low=0, above=True)
     bias = _check.number(name, "logit_bias", logit_bias, x.dtype)
-    number = jnp.arange(len(x))
+    chunk_size = _chunk(name, chunk_size)
+    own_number = numbers(len(x), axis_name)
 
-    def row(image: Array, i: Array) -> Array:
-        cost_of_yes, cost_of_no = softplus_pair(_similarity(y, image, scale) + bias)
-        return jnp.sum(jnp.where(number == i, cost_of_yes, jnp.where(keep, cost_of_no, 0)))
+    def against(texts: Array, there: Array, number: Array) -> Array:
+        def row(image: Array, i: Array) -> Array:
+            cost_of_yes, cost_of_no = softplus_pair(_similarity(texts, image, scale) + bias)
+            return jnp.sum(jnp.where(number == i, cost_of_yes, jnp.where(there, cost_of_no, 0)))
 
-    return reduce(name, _per_anchor(row, _chunk(name, chunk_size), x, number), reduction, keep)
+        return _per_anchor(row, chunk_size, x, own_number)
+
+    if axis_name is None:
+        loss = against(everyone(y, None), everyone(keep, None), jnp.arange(len(y)))
+    else:
+        loss = _around(against, (y, spread_like(keep, own_number), own_number), axis_name)
+    return _reduced(name, loss, reduction, keep, axis_name)
+
+
+def _around(against: Callable[..., Array], texts: tuple[Array, ...], axis_name: AxisName) -> Array:
+    """The sum of `against` the texts of every device in turn; each hands on to the next what it has, in a ring."""
+    size = lax.axis_size(axis_name)
+    to_the_next = [(i, (i + 1) % size) for i in range(size)]
+
+    def one_step(carry: tuple[Array, tuple[Array, ...]], _: None) -> tuple[tuple[Array, tuple[Array, ...]], None]:
+        loss, texts = carry
+        texts = jax.tree.map(lambda a: lax.ppermute(a, axis_name, to_the_next), texts)
+        return (loss + against(*texts), texts), None
+
+    (loss, _), _ = lax.scan(one_step, (against(*texts), texts), length=size - 1)
+    return loss
 
 
 def nt_xent_loss(
@@ -233,6 +274,7 @@ def nt_xent_loss(
     temperature: Number = 0.1,
     normalize: bool = True,
     chunk_size: int | None = None,
+    axis_name: AxisName | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Reduced:
@@ -250,6 +292,8 @@ def nt_xent_loss(
         temperature: T, greater than 0. A number or a 0-d array, which may be traced and learned.
         normalize: Whether to divide by the lengths of the vectors.
         chunk_size: How many anchors to compare at a time. By default all at once. Static.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the batch is spread over: all
+            devices' vectors are compared, and a reduction is over all of them.
         where: Boolean mask, (N,) or broadcastable to it. A masked vector, with its other view, is neither anchor
             nor positive nor negative: what stands there has no influence on the value or on any gradient.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
@@ -284,23 +328,23 @@ def nt_xent_loss(
     if second:
         views, keep = _vectors(name, where, normalize, input=input, target=target)
         x, counted = jnp.concatenate(views), jnp.concatenate([keep, keep])
-        labels = jnp.tile(jnp.arange(len(keep)), 2)
+        labels = jnp.tile(numbers(len(keep), axis_name), 2)
     else:
         (x,), keep = _vectors(name, where, normalize, input=input)
         counted, labels = keep, _groups(name, target, len(x))
     scale = 1 / _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
-    number = jnp.arange(len(x))
+    batch = _batch(x, labels, counted, axis_name)
 
     def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
-        s, same = _similarity(x, anchor, scale), labels == label
-        positives = same & counted & (number != i)
-        cost = softplus_pair(s - _log_total(s, ~same & counted))[0]
+        s, same = _similarity(batch.vectors, anchor, scale), batch.labels == label
+        positives = same & batch.there & (batch.number != i)
+        cost = softplus_pair(s - _log_total(s, ~same & batch.there))[0]
         return jnp.sum(jnp.where(positives, cost, 0)), jnp.sum(positives)
 
-    loss, pairs = _per_anchor(row, _chunk(name, chunk_size), x, labels, number)
+    loss, pairs = _per_anchor(row, _chunk(name, chunk_size), x, labels, numbers(len(x), axis_name))
     if second:
-        return reduce(name, jnp.mean(loss.reshape(2, -1), 0), reduction, keep)
-    return reduce(name, loss, reduction, keep, share=pairs)
+        return _reduced(name, jnp.mean(loss.reshape(2, -1), 0), reduction, keep, axis_name)
+    return _reduced(name, loss, reduction, keep, axis_name, share=pairs)
 
 
 def supervised_contrastive_loss(
@@ -310,6 +354,7 @@ def supervised_contrastive_loss(
     temperature: Number = 0.1,
     normalize: bool = True,
     chunk_size: int | None = None,
+    axis_name: AxisName | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Reduced:
@@ -326,6 +371,8 @@ def supervised_contrastive_loss(
         temperature: T, greater than 0. A number or a 0-d array, which may be traced and learned.
         normalize: Whether to divide by the lengths of the vectors.
         chunk_size: How many anchors to compare at a time. By default all at once. Static.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the batch is spread over: all
+            devices' vectors are compared, and a reduction is over all of them.
         where: Boolean mask, (N,) or broadcastable to it. A masked vector is neither anchor nor positive nor
             negative: what stands there has no influence on the value or on any gradient.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
@@ -355,19 +402,20 @@ def supervised_contrastive_loss(
     """
     name = "supervised_contrastive_loss"
     (x,), keep = _vectors(name, where, normalize, input=input)
-    labels, number = _groups(name, target, len(x)), jnp.arange(len(x))
+    labels = _groups(name, target, len(x))
+    batch = _batch(x, labels, keep, axis_name)
     scale = 1 / _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
 
     def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
-        others = keep & (number != i)
-        positives = others & (labels == label)
-        z, _ = shift(jnp.where(others, _similarity(x, anchor, scale), -jnp.inf), 0)
+        others = batch.there & (batch.number != i)
+        positives = others & (batch.labels == label)
+        z, _ = shift(jnp.where(others, _similarity(batch.vectors, anchor, scale), -jnp.inf), 0)
         pairs = jnp.sum(positives)
         right = jnp.sum(jnp.where(positives, z, 0)) / jnp.maximum(pairs, 1)
         return jnp.squeeze(log_sum(z, 0)) - right, pairs > 0
 
-    loss, paired = _per_anchor(row, _chunk(name, chunk_size), x, labels, number)
-    return reduce(name, loss, reduction, keep & paired)
+    loss, paired = _per_anchor(row, _chunk(name, chunk_size), x, labels, numbers(len(x), axis_name))
+    return _reduced(name, loss, reduction, keep & paired, axis_name)
 
 
 def circle_loss(
@@ -378,6 +426,7 @@ def circle_loss(
     gamma: Number = 80.0,
     normalize: bool = True,
     chunk_size: int | None = None,
+    axis_name: AxisName | None = None,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Reduced:
@@ -396,6 +445,8 @@ def circle_loss(
         gamma: Scale of the logits, greater than 0. A number or a 0-d array, which may be traced.
         normalize: Whether to divide by the lengths of the vectors.
         chunk_size: How many anchors to compare at a time. By default all at once. Static.
+        axis_name: Inside `jax.shard_map`, the name or names of the mesh axes that the batch is spread over: all
+            devices' vectors are compared, and a reduction is over all of them.
         where: Boolean mask, (N,) or broadcastable to it. A masked vector is neither anchor nor positive nor
             negative: what stands there has no influence on the value or on any gradient.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight.
@@ -425,20 +476,21 @@ def circle_loss(
     """
     name = "circle_loss"
     (x,), keep = _vectors(name, where, normalize, input=input)
-    labels, number = _groups(name, target, len(x)), jnp.arange(len(x))
+    labels = _groups(name, target, len(x))
+    batch = _batch(x, labels, keep, axis_name)
     margin = _check.number(name, "margin", margin, x.dtype)
     gamma = _check.number(name, "gamma", gamma, x.dtype, low=0, above=True)
 
     def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
-        s, same = _similarity(x, anchor, 1), labels == label
+        s, same = _similarity(batch.vectors, anchor, 1), batch.labels == label
         held = lax.stop_gradient(s)
-        positives, negatives = same & keep & (number != i), ~same & keep
+        positives, negatives = same & batch.there & (batch.number != i), ~same & batch.there
         pull = _log_total(-gamma * positive_part(1 + margin - held) * (s - 1 + margin), positives)
         push = _log_total(gamma * positive_part(held + margin) * (s - margin), negatives)
         return softplus_pair(pull + push)[1], jnp.any(positives) & jnp.any(negatives)
 
-    loss, complete = _per_anchor(row, _chunk(name, chunk_size), x, labels, number)
-    return reduce(name, loss, reduction, keep & complete)
+    loss, complete = _per_anchor(row, _chunk(name, chunk_size), x, labels, numbers(len(x), axis_name))
+    return _reduced(name, loss, reduction, keep & complete, axis_name)
 
 
 def _vectors(name: str, where: ArrayLike | None, normalize: bool, **values: ArrayLike) -> tuple[list[Array], Array]:
@@ -451,12 +503,40 @@ def _vectors(name: str, where: ArrayLike | None, normalize: bool, **values: Arra
     return [unit(v) if normalize else v for v in arrays], every
 
 
+class Batch(NamedTuple):
+    """All that an anchor is compared with, of every device."""
+
+    vectors: Array
+    labels: Array
+    there: Array
+    number: Array
+
+
+def _batch(vectors: Array, labels: Array, there: Array, axis_name: AxisName | None) -> Batch:
+    vectors, labels, there = (everyone(a, axis_name) for a in (vectors, labels, there))
+    return Batch(vectors, labels, there, jnp.arange(len(vectors)))
+
+
 def _groups(name: str, target: ArrayLike, number: int) -> Array:
     """A label for each vector. Those that are not JAX's are numbered anew, so that none is narrowed."""
     labels = _labels.indices(name, "target", target)
     if labels.shape != (number,):
         raise ValueError(f"{name}: `target` must have one label for each vector, ({number},), got {labels.shape}.")
     return jnp.asarray(np.unique(labels, return_inverse=True)[1] if isinstance(labels, np.ndarray) else labels)
+
+
+def _reduced(
+    name: str,
+    loss: Array,
+    reduction: str,
+    keep: Array,
+    axis_name: AxisName | None,
+    share: Array | None = None,
+) -> Reduced:
+    if axis_name is None or reduction not in ("mean", "sum", "sum_and_weight"):
+        return reduce(name, loss, reduction, keep, share)
+    total, weight = lax.psum(reduce(name, loss, "sum_and_weight", keep, share), axis_name)
+    return {"mean": mean(total, weight), "sum": total, "sum_and_weight": (total, weight)}[reduction]
 
 
 def _chunk(name: str, chunk_size: int | None) -> int | None:
@@ -467,8 +547,10 @@ def _chunk(name: str, chunk_size: int | None) -> int | None:
 
 def _per_anchor(row: Callable[..., Result], chunk_size: int | None, *anchors: Array) -> Result:
     """`row` of each anchor: of all at once, or of some at a time, which the backward pass computes again."""
+    anchors = (anchors[0], *(laid_out_like(a, anchors[0]) for a in anchors[1:]))
     if chunk_size is None:
         return jax.vmap(row)(*anchors)
+    anchors = tuple(everyone(a, None) for a in anchors)  # a loop over explicitly sharded rows does not exist
     again = jax.checkpoint(lambda anchor: row(*anchor), prevent_cse=False)
     results: Result = lax.map(again, anchors, batch_size=chunk_size)
     return results

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from . import _check
-from ._numerics import explicit_sharding, reciprocal, upcast
+from ._devices import explicit_sharding
+from ._numerics import reciprocal, upcast
 from ._types import Array
 
 Tree: TypeAlias = Any
@@ -42,11 +44,10 @@ def gram(tasks: list[Tree]) -> Array:
     return lax.stop_gradient(sum(products[1:], products[0]))
 
 
-def _everywhere(x: Array) -> jax.sharding.NamedSharding | None:
+def _everywhere(x: Array) -> NamedSharding | None:
     """Numbers that every device has, where layouts are part of the types."""
     layout = explicit_sharding(x)
-    spec: Any = jax.sharding.PartitionSpec
-    return None if layout is None else layout.update(spec=spec())
+    return None if layout is None else NamedSharding(layout.mesh, PartitionSpec())
 
 
 def combined(tasks: list[Tree], weights: Array) -> Tree:

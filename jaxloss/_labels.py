@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check
-from ._numerics import explicit_sharding
+from ._devices import explicit_sharding
 from ._types import Array, ArrayLike
 
 

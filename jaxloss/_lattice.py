@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _wide
+from ._devices import spread_like
 from ._types import Array
 from ._wide import Wide
 
@@ -34,10 +35,13 @@ class States(NamedTuple):
     labels: Wide
 
 
-def start(first: Array, slots: int, dtype: jnp.dtype) -> States:
-    """Certain to be at blank `first` before any frame."""
-    at = jnp.arange(slots)[:, None] == first
-    return States(_wide.one_where(at, dtype), _wide.one_where(jnp.zeros_like(at[..., 1:, :]), dtype))
+def start(first: Array, skip: Array, p: tuple[Wide, Wide]) -> States:
+    """Certain to be at blank `first`, (1, N), before any frame."""
+    p_blank, p_labels = p
+    first = spread_like(first, p_blank.exponent[0], p_labels.exponent[0][..., :1, :], skip[..., :1, :])
+    at = jnp.arange(skip.shape[-2] + 1)[:, None] == first
+    dtype = p_blank.fraction.dtype
+    return States(_wide.one_where(at, dtype), _wide.one_where(at[..., 1:, :] & False, dtype))
 
 
 def step(skip: Array, states: States, p: tuple[Wide, Wide]) -> States:
@@ -55,7 +59,7 @@ def step(skip: Array, states: States, p: tuple[Wide, Wide]) -> States:
 def forward(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Wide:
     """The mass of all alignments, (N,)."""
     p = _wide.exp(apart(log_blank[:, None])), _wide.exp(apart(log_labels))
-    first = start(jnp.zeros_like(sizes), skip.shape[0] + 1, log_blank.dtype)
+    first = start(jnp.zeros_like(sizes)[None], skip, p)
     last, _ = lax.scan(lambda states, p: (step(skip, states, p), None), first, p)
     return mass(last, sizes)
 
@@ -81,7 +85,7 @@ def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *,
     With `long_rows` the two lie side by side on the axis of samples, which a CPU is a third faster with; but samples on
     many devices then have to move. Otherwise they have an axis of their own.
     """
-    slots, count = skip.shape[0] + 1, sizes.size
+    count = sizes.size
 
     def join(a: Array, b: Array) -> Array:
         return jnp.concatenate([a, b], -1) if long_rows else jnp.stack([a, b], -3)
@@ -90,13 +94,14 @@ def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *,
     log_both = apart(join(log_labels, apart(jnp.flip(log_labels, (0, 1)))))
     # Read from the end, label s may follow label s+1 exactly if the reverse holds; nothing precedes the first one.
     skip = join(skip, jnp.roll(jnp.flip(skip, 0), 1, 0))
-    first = start(join(jnp.zeros_like(sizes)[None], (slots - 1 - sizes)[None]), slots, log_blank.dtype)
+    p = apart((p_blank, _wide.exp(log_both)))
+    first = start(join(jnp.zeros_like(sizes)[None], (skip.shape[-2] - sizes)[None]), skip, p)
 
     def one_frame(states: States, p: tuple[Wide, Wide]) -> tuple[States, Wide]:
         states = step(skip, states, p)
         return states, states.labels
 
-    last, labels = lax.scan(one_frame, first, apart((p_blank, _wide.exp(log_both))))
+    last, labels = lax.scan(one_frame, first, p)
 
     def way(number: int) -> Callable[[Array], Array]:
         return lambda a: a[..., number * count :][..., :count] if long_rows else a[..., number, :, :]

@@ -129,12 +129,6 @@ def _softplus_pair_jvp(
     return softplus_pair(x), (-down * dx, up * dx)
 
 
-def explicit_sharding(x: Array) -> jax.sharding.NamedSharding | None:
-    """How `x` is laid out if that is part of its type, for what a gather cannot tell from its operands."""
-    sharding = jax.typeof(x).sharding
-    return sharding if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types else None
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def pick(x: Array, index: Array, axis: int) -> Array:
     """`x` at one `index` per row along `axis`, which stays with size 1.

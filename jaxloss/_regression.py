@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from . import _check
+from ._devices import broadcast_like
 from ._numerics import absolute, clamp, divide, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
@@ -355,4 +356,4 @@ def _variance(name: str, var: ArrayLike, x: Array, keep: Array | None) -> Array:
             f"{name}: `var` must be a number, or have the input's shape, or that without its last axis or with size 1 "
             f"on one axis; got {v.shape} for an input of shape {x.shape}."
         )
-    return _check.masked(jnp.broadcast_to(v, x.shape), keep, harmless=1).astype(_check.at_least(v, x.dtype))
+    return _check.masked(broadcast_like(v, x), keep, harmless=1).astype(_check.at_least(v, x.dtype))

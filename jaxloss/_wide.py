@@ -57,7 +57,8 @@ def log(x: Wide) -> Array:
 
 def one_where(condition: Array, dtype: Any) -> Wide:
     """1 where `condition` holds, else 0."""
-    return Wide(jnp.ones(condition.shape, dtype), jnp.where(condition, 0, ZERO).astype(jnp.int32))
+    exponent = jnp.where(condition, 0, ZERO).astype(jnp.int32)
+    return Wide(jnp.ones_like(exponent, dtype), exponent)
 
 
 def only_where(condition: Array, x: Wide) -> Wide:

@@ -194,7 +194,7 @@ BREAKAGES = [
     ),
     ("_lattice.py", "_wide.only_where(skip, before", "_wide.only_where(skip | True, before", "written_out"),
     ("_lattice.py", "jnp.roll(jnp.flip(skip, 0), 1, 0))", "jnp.flip(skip, 0))", "written_out"),
-    ("_lattice.py", "(slots - 1 - sizes)[None]", "(slots - 2 - sizes)[None]", "written_out"),
+    ("_lattice.py", "(skip.shape[-2] - sizes)[None]", "(skip.shape[-2] - 1 - sizes)[None]", "written_out"),
     ("_lattice.py", "(p.fraction * total.fraction)", "total.fraction", "written_out"),
     ("_lattice.py", "_wide.only_where(sizes > 0, _wide.normalized(label))", "_wide.normalized(label)", "written_out"),
     ("_lattice.py", "jnp.where(skip, before[:-1], -jnp.inf)])", "before[:-1]])", "best_of_all"),

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxloss"
 LAYERS = [
     {"_types"},
-    {"_numerics", "_wide"},
+    {"_devices", "_numerics", "_wide"},
     {"_lattice"},
     {"_kernels", "_check"},
     {"_labels", "_reduce"},
@@ -22,7 +22,7 @@ FAMILIES = {
     *("_ctc", "_ctc_alignment", "_focal", "_hinge", "_margin", "_regression", "_segmentation", "_softmax"),
 }
 AROUND = {"_checked", "_diagnose", "_aggregation", "_gradnorm"}
-NAMESPACES = {"class_weights", "multitask"}
+NAMESPACES = {"class_weights", "multitask", "spmd"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 each = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 

@@ -13,7 +13,7 @@ from jax import export
 
 import jaxloss
 
-NAMESPACES = {"class_weights": jaxloss.class_weights, "multitask": jaxloss.multitask}
+NAMESPACES = {name: getattr(jaxloss, name) for name in ("class_weights", "multitask", "spmd")}
 PUBLIC = {name: getattr(jaxloss, name) for name in dir(jaxloss) if not name.startswith("_") and name not in NAMESPACES}
 HELPERS = {
     "logsumexp",
@@ -27,18 +27,14 @@ HELPERS = {
 AROUND = {"checked", "diagnose"}  # functions of losses
 WITH_KERNEL = {jaxloss.ctc_loss, jaxloss.ctc_loss_with_logits}
 LOSSES = {name: f for name, f in PUBLIC.items() if name not in HELPERS | AROUND}
-
-
-def functions(namespace):
-    return {
-        f"{namespace}.{name}": f
-        for name, f in vars(NAMESPACES[namespace]).items()
-        if inspect.isfunction(f) and not name.startswith("_")
-    }
-
-
-WEIGHTS = {name: f for name, f in functions("class_weights").items() if f.__module__ == "jaxloss.class_weights"}
-DOCUMENTED = PUBLIC | WEIGHTS | functions("multitask")
+INSIDE = {
+    f"{space}.{name}": f
+    for space, module in NAMESPACES.items()
+    for name, f in vars(module).items()
+    if inspect.isfunction(f) and name in getattr(module, "__all__", [name]) and not name.startswith("_")
+    if f.__module__ == module.__name__ or hasattr(module, "__all__")
+}
+DOCUMENTED = PUBLIC | INSIDE
 TAIL = ("weight", "axis", "where", "reduction")
 SECTIONS = ("Args", "Returns", "Raises", "Example", "References")
 
@@ -105,15 +101,17 @@ CALLS = {str(case): (case.loss, single(case.data()), case.options) for case in {
     "smooth_labels": (jaxloss.smooth_labels, {"target": jnp.array([0, 2])}, {"num_classes": 3}),
     **{
         name: (f, {"counts": jnp.array([3.0, 1.0])}, {"total": 5} if "pos" in name else {})
-        for name, f in WEIGHTS.items()
+        for name, f in INSIDE.items()
+        if name.startswith("class_weights")
     },
 }
 
 
 def test_every_public_function_is_called():
     # Those of multitask take trees and functions, and lower in a test of their own.
+    elsewhere = {f for name, f in INSIDE.items() if name.startswith(("multitask", "spmd"))}
     called = {function for function, _, _ in CALLS.values()}
-    assert called == set((PUBLIC | WEIGHTS).values()) - {PUBLIC[name] for name in AROUND}
+    assert called == set(DOCUMENTED.values()) - elsewhere - {PUBLIC[name] for name in AROUND}
 
 
 @pytest.mark.without_x64
