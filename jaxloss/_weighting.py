@@ -134,7 +134,7 @@ def uncertainty(likelihoods: Mapping[str, Likelihood], *, bound: float = 10.0) -
             s += lax.stop_gradient(jnp.clip(s, -bound, bound) - s)
             precision = jnp.exp(-s) * (0.5 if likelihoods[task] == "regression" else 1)
             term = precision * _tasks.counted(base[task], loss) + 0.5 * s
-            weighted[task] = base[task] * _tasks.counted(base[task], term)
+            weighted[task] = base[task] * term
             used[task] = base[task] * precision
         return _tasks.summed(raw, weighted, used)
 

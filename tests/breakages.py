@@ -239,7 +239,7 @@ BREAKAGES = [
         "s = jnp.clip(s, -bound, bound)",
         "test_multitask and bounded",
     ),
-    ("_weighting.py", "_tasks.counted(base[task], term)", "term", "test_multitask"),
+    ("_weighting.py", "_tasks.counted(base[task], loss)", "loss", "test_multitask"),
     ("_weighting.py", "renewed = ended & (counts > 0)", "renewed = ended", "test_multitask"),
     ("_weighting.py", "active & jnp.isfinite(loss)", "active", "test_multitask"),
     ("_weighting.py", "jnp.where(renewed, last, before), ", "jnp.where(renewed, mean, before), ", "test_multitask"),
