@@ -141,6 +141,6 @@ def _values(loss: Callable[..., Any], arguments: dict[str, Any], moving: dict[st
         "value": value,
         "gradients": gradients,
         "wide_gradients": in_float32,
-        "unreduced": returned(moving, reduction="none") if ours else None,
-        "denominator": returned(moving, reduction="sum_and_weight")[1] if ours else None,
+        "unreduced": jax.tree.leaves(returned(moving, reduction="none"))[0] if ours else None,
+        "denominator": jax.tree.leaves(returned(moving, reduction="sum_and_weight"))[1] if ours else None,
     }

@@ -195,7 +195,7 @@ def train_step(method: Method, state: State, data: Data) -> tuple[State, multita
         # The three agree on the factor until one of them overflows.
         scale = jax.tree.map(lambda *each: jnp.min(jnp.stack(each)), *(result.dynamic_scale for result in results))
         finite = jnp.stack([result.finite for result in results]).all()
-        gradients = multitask.pcgrad([result.grad for result in results], key=jax.random.key(state.step))
+        gradients = multitask.pcgrad([result.grad for result in results])  # with a `key`, in random order
         terms = total(state.params)[1]
     else:
         scale, finite, (_, terms), gradients = state.scale.value_and_grad(total, has_aux=True)(state.params)

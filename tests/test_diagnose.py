@@ -74,6 +74,7 @@ PITFALLS = [
     ({"not finite"}, ctc, (LOGITS[:3, None],), {"input_lengths": jnp.array([3])}),
     ({"not finite", "gradient not finite"}, lambda x: jnp.mean(jnp.log(x)), (jnp.array([1.0, 0.0]),), {}),
     ({"zero gradient"}, saturated, (jnp.array([3.0, -2.0]), jnp.array([0.0, 1.0])), {}),
+    ({"zero gradient"}, saturated, (jnp.array([3, -2], jnp.float16), jnp.array([0, 1], jnp.float16)), {}),
     ({"exploding gradient"}, jaxloss.binary_cross_entropy, (jnp.array([0.0, 0.5]), jnp.array([1.0, 1.0])), {}),
     ({"exploding gradient"}, jaxloss.gaussian_nll_loss, (LOGITS, LOGITS + 1, jnp.full((6, 4), 1e-6)), {}),
     (
@@ -141,6 +142,7 @@ def test_says_nothing_of_what_is_only_unusual():
         (jaxloss.mse_loss, (LOGITS, LOGITS), {}),  # a loss of 0 has a gradient of 0
         (jaxloss.cross_entropy, (LOGITS, CLASSES[:1].repeat(6)), {"where": jnp.arange(6) < 2}),
         (jaxloss.binary_cross_entropy, (soft(LOGITS), YES_NO), {}),
+        (jaxloss.cross_entropy, (LOGITS[:4], jnp.eye(4)), {}),  # sums to 1 along both axes
     ]
     for loss, args, kwargs in right:
         diagnosis = jaxloss.diagnose(loss, *args, **kwargs)

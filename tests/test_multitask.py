@@ -337,6 +337,14 @@ def test_pcgrad_in_the_order_of_its_key():
     assert len(np.unique(got.round(9), axis=0)) == len(np.unique(np.round(possible, 9), axis=0)) > 1
 
 
+def test_pcgrad_never_projects_a_gradient_on_itself():
+    # The third, projected off both others, ends up pointing against itself.
+    angles = np.deg2rad([150, 210, 0])
+    rows = np.zeros((1, 3, 6))
+    rows[0, :, 0], rows[0, :, 1] = np.cos(angles), np.sin(angles)
+    np.testing.assert_allclose(aggregated("pcgrad", rows)[0], oracles.pcgrad(rows[0], [range(3)] * 3), atol=1e-12)
+
+
 def test_limits_of_cagrad():
     rows = np.random.default_rng(5).normal(size=(1, 3, 6)) + 0.5
     run = quick.jit(lambda c: multitask.cagrad([tree(jnp.asarray(g)) for g in rows[0]], c=c))

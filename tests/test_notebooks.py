@@ -1,6 +1,7 @@
 """The scripts in notebooks/ run as a user would run them and keep their promises."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
-def run(script, out, *arguments):
+def run(script, out, *arguments, **environment):
     """What a script prints to stdout, line by line, and to stderr."""
     result = subprocess.run(
         [sys.executable, NOTEBOOKS / script, "--out", out, *arguments],
@@ -22,6 +24,7 @@ def run(script, out, *arguments):
         text=True,
         timeout=300,
         cwd=out,
+        env={**os.environ, **environment},
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -63,6 +66,7 @@ def held_out(lines, pattern):
 
 MULTITASK = r"malignant ([\d.]+)  accuracy ([\d.]+)  radius R² (-?[\d.]+)  texture R² (-?[\d.]+)"
 IMBALANCE = r"precision ([\d.]+)  recall ([\d.]+)  average precision ([\d.]+)"
+QUICK = " ".join(f"--{name}={str(value).lower()}" for name, value in quick.OPTIONS.items())  # all is compiling here
 METHODS = ("fixed", "scheduled", "uncertainty", "PCGrad")
 WEIGHED = ("plain", "balanced", "effective number", "focal", "balanced focal")
 
@@ -75,7 +79,7 @@ def writes(out, names, *pictures):
 
 
 def test_a_few_epochs_of_multitask_learn_the_diagnosis_with_every_method(tmp_path):
-    lines, _ = run("multitask.py", tmp_path, "--epochs", "20")
+    lines, _ = run("multitask.py", tmp_path, "--epochs", "20", XLA_FLAGS=QUICK)
     results = held_out(lines, MULTITASK)
     assert tuple(results) == METHODS
     assert all(accuracy > 0.8 for _, accuracy, _, _ in results.values())
@@ -83,7 +87,7 @@ def test_a_few_epochs_of_multitask_learn_the_diagnosis_with_every_method(tmp_pat
 
 
 def test_a_few_epochs_of_imbalance_show_what_weights_do_to_recall(tmp_path):
-    lines, _ = run("imbalance.py", tmp_path, "--epochs", "10")
+    lines, _ = run("imbalance.py", tmp_path, "--epochs", "10", XLA_FLAGS=QUICK)
     results = held_out(lines, IMBALANCE)
     assert tuple(results) == WEIGHED
     assert results["plain"][1] < 0.2
