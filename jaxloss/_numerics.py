@@ -58,6 +58,11 @@ def times(a: Array, b: Array) -> Array:
     return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
 
 
+def reciprocal(x: Array) -> Array:
+    """1 / x, and 0, with derivative 0, where there is nothing to divide by: x is not above 0."""
+    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
+
+
 @jax.custom_jvp
 def divide(a: Array, b: Array) -> Array:
     """a / b, whose derivative divides twice by b where JAX's forms b⁻², which over- and underflows long before."""

@@ -7,6 +7,7 @@ target can ask for it, and it would otherwise take its share of the others' weig
 import jax.numpy as jnp
 
 from . import _check, _labels
+from ._numerics import reciprocal
 from ._types import Array, ArrayLike, Number
 
 
@@ -39,7 +40,7 @@ def inverse_frequency(
         King and Zeng (2001), "Logistic Regression in Rare Events Data".
     """
     n = _counts("inverse_frequency", counts, labels, num_classes)
-    return _normalised(_reciprocal(n))
+    return _normalised(reciprocal(n))
 
 
 def balanced(
@@ -71,7 +72,7 @@ def balanced(
         https://scikit-learn.org/stable/modules/generated/sklearn.utils.class_weight.compute_class_weight.html
     """
     n = _counts("balanced", counts, labels, num_classes)
-    return jnp.sum(n) / n.size * _reciprocal(n)
+    return jnp.sum(n) / n.size * reciprocal(n)
 
 
 def effective_number(
@@ -112,7 +113,7 @@ def effective_number(
     """
     n = _counts("effective_number", counts, labels, num_classes)
     beta = _check.number("effective_number", "beta", beta, n.dtype, low=0, high=1, below=True)
-    return _normalised(_reciprocal(-jnp.expm1(n * jnp.log(beta))))
+    return _normalised(reciprocal(-jnp.expm1(n * jnp.log(beta))))
 
 
 def pos_weight(
@@ -174,8 +175,3 @@ def _normalised(rarity: Array) -> Array:
     """Scaled to sum to the number of classes."""
     total = jnp.sum(rarity)
     return rarity.size * rarity / jnp.where(total > 0, total, 1)
-
-
-def _reciprocal(n: Array) -> Array:
-    """1 / n, and 0 where there is nothing."""
-    return jnp.where(n > 0, 1 / jnp.where(n > 0, n, 1), 0)

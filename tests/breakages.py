@@ -277,14 +277,110 @@ BREAKAGES = [
     ("_kernels/ctc.py", "slots - s, s), 0, slots - 1)", "slots - 1 - s, s), 0, slots - 1)", "kernel"),
     ("_kernels/ctc.py", "only_where(~is_first, neighbour)", "only_where(is_first | True, neighbour)", "kernel"),
     ("_kernels/ctc.py", "length - 1 - i, i), 0, length - 1)", "length - 1 - i, i + 1), 0, length - 1)", "kernel"),
+    (
+        "_tasks.py",
+        "        return value if weight else jnp.zeros_like(value)",
+        "        return value",
+        "test_multitask",
+    ),
+    ("_tasks.py", "jnp.where(weight == 0, 0, value)", "value", "test_multitask"),
+    ("_tasks.py", "lax.cond(weight != 0, computed, ", "lax.cond(weight == weight, computed, ", "test_multitask"),
+    ("_tasks.py", "factors = lax.stop_gradient(factors)", "factors = factors[::-1]", "test_multitask"),
+    ("_weighting.py", '* (0.5 if likelihoods[task] == "regression" else 1)', "* 1", "test_multitask"),
+    (
+        "_weighting.py",
+        "s += lax.stop_gradient(jnp.clip(s, -bound, bound) - s)",
+        "s = jnp.clip(s, -bound, bound)",
+        "test_multitask and bounded",
+    ),
+    ("_weighting.py", "_tasks.counted(base[task], loss)", "loss", "test_multitask"),
+    ("_weighting.py", "renewed = ended & (counts > 0)", "renewed = ended", "test_multitask"),
+    ("_weighting.py", "active & jnp.isfinite(loss)", "active", "test_multitask"),
+    ("_weighting.py", "jnp.where(renewed, last, before), ", "jnp.where(renewed, mean, before), ", "test_multitask"),
+    ("_weighting.py", "now, later = jax.random.split(state.key)", "now = later = state.key", "test_multitask"),
+    ("_gradnorm.py", "jnp.maximum(moved, LEAST_WEIGHT)", "moved", "test_multitask"),
+    ("_gradnorm.py", "usable & (initial == 0)", "usable", "test_multitask"),
+    ("_gradnorm.py", "jnp.power(pace, alpha)", "pace", "test_multitask"),
+    ("_gradnorm.py", "& jnp.isfinite(loss) & jnp.isfinite(norms)", "& jnp.isfinite(norms)", "test_multitask"),
+    ("_aggregation.py", "jnp.where(j == own, 0, -excess)", "-excess", "test_multitask"),
+    ("_aggregation.py", "jnp.minimum(a @ g[:, j], 0)", "(a @ g[:, j])", "test_multitask"),
+    ("_aggregation.py", "axis=1, independent=True", "axis=1", "test_multitask"),
+    ("_aggregation.py", "longer = length(weights(middle)) > middle * radius", "longer = middle < 1", "test_multitask"),
+    ("_aggregation.py", "+ mu * mu * jnp.mean(along_mean)", "", "test_multitask"),
+    ("_aggregation.py", "* per_length / count", "/ count", "test_multitask"),
+    (
+        "_gram.py",
+        "return lax.stop_gradient(sum(products[1:], products[0]))",
+        "return sum(products[1:], products[0])",
+        "test_multitask and flows",
+    ),
+    ("_gram.py", "inside &= ~(stopped & (reach <= part))", "inside &= ~stopped", "test_multitask"),
+    ("_gram.py", "jnp.where(inside, eps, 1)", "jnp.where(inside, 0.1, 1)", "test_multitask"),
+    ("_gram.py", "precision=highest, out_sharding=everywhere", "precision=highest", "test_multitask and devices"),
+    (
+        "_numerics.py",
+        "return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)",
+        "return 1 / x",
+        "test_multitask and zero",
+    ),
+    ("_calls.py", "if argument in self.rules.options:", "if False:", "test_checked"),
+    (
+        "_calls.py",
+        "return rows[:, None, None] if len(shape) == 3 else None",
+        "return rows[..., None]",
+        "test_checked and anything",
+    ),
+    ("_calls.py", "return counts if keep is None else counts & keep", "return keep", "test_checked and anything"),
+    (
+        "_calls.py",
+        "return (there & samples[:, None]).reshape(shape)",
+        "return samples[:, None]",
+        "test_checked and anything",
+    ),
+    ("_calls.py", "frames = jnp.where(samples, ", "frames = jnp.where(samples | True, ", "test_checked and anything"),
+    (
+        "_rules.py",
+        "_is_bounded_above(x, call) & ~(wanted & (x == -jnp.inf))",
+        "_is_bounded_above(x, call)",
+        "test_checked",
+    ),
+    ("_rules.py", "return call.indices[0] != -1", "return call.indices[0] != -2", "test_checked"),
+    ("_rules.py", "np.clip(host, limits.min, limits.max)", "host", "test_checked and too_large"),
+    ("_rules.py", "jnp.unravel_index(jnp.argmax(self.bad)", "jnp.unravel_index(jnp.argmin(self.bad)", "test_checked"),
+    ("_checked.py", "checkify.check(~finding.bad.any(), ", "checkify.check(~finding.bad.all(), ", "test_checked"),
+    ("_diagnose.py", "with jax.debug_nans(False), jax.debug_infs(False):", "if True:", "test_diagnose and fields"),
+    (
+        "_diagnose.py",
+        "{argument: results[gradients][argument] for argument in moving}",
+        "results[gradients]",
+        "test_diagnose and recognises",
+    ),
+    (
+        "_hints.py",
+        "if keep.sum() >= ENOUGH and x[keep].min() < x[keep].max():",
+        "if True:",
+        "test_diagnose and unusual",
+    ),
+    (
+        "_hints.py",
+        "if call.classes > 1 and rows.any() and np.abs(",
+        "if np.abs(1 + 0 * ",
+        "test_diagnose and (unusual or right)",
+    ),
+    ("_hints.py", "    if others and not sums_to_one(call.axis):", "    if others:", "test_diagnose"),
+    ("_hints.py", "and np.isfinite(value).all() and value.any()", "", "test_diagnose and unusual"),
+    ("_hints.py", "if in_float32.any() and not g.any():", "if not g.any():", "test_diagnose"),
+    ("_hints.py", "counted.size < ENOUGH or ", "", "test_diagnose"),
 ]
 
 
 def noticed(package: Path, words: str) -> bool:
-    """Whether a test that matches `words` fails on the package."""
+    """Whether a test that matches `words` fails on the package. If they begin with a file, only its tests are run."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     # properties, edges, numerics, bad input, boxes, cross entropies, ctc, contrastive, segmentation
     tests = [*ROOT.glob("tests/test_[penbcsl]*.py")]
+    if words.startswith("test_"):
+        tests = [ROOT / "tests" / f"{words.split()[0]}.py"]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-k", words, "-p", "no:cacheprovider", *tests]
     run = subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, check=False)
     if run.returncode not in (0, 1):

@@ -1,6 +1,7 @@
 """The scripts in notebooks/ run as a user would run them and keep their promises."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
-def run(script, out, *arguments):
+def run(script, out, *arguments, **environment):
     """What a script prints to stdout, line by line, and to stderr."""
     result = subprocess.run(
         [sys.executable, NOTEBOOKS / script, "--out", out, *arguments],
@@ -22,6 +24,7 @@ def run(script, out, *arguments):
         text=True,
         timeout=300,
         cwd=out,
+        env={**os.environ, **environment},
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -75,6 +78,65 @@ def test_a_few_steps_of_language_model_already_learn_and_leave_everything_behind
     assert abs(plain - ours) <= 1e-5
     assert memory <= all_logits / 8
     leaves_behind(tmp_path, "curves.png", "memory.png")
+
+
+def held_out(lines, pattern):
+    """The numbers that a comparison prints for each method, by its name."""
+    found = (re.fullmatch(rf"held-out (.{{11,16}}?) +{pattern}", line) for line in lines)
+    return {match[1].strip(): tuple(map(float, match.groups()[1:])) for match in found if match}
+
+
+MULTITASK = r"malignant ([\d.]+)  accuracy ([\d.]+)  radius R² (-?[\d.]+)  texture R² (-?[\d.]+)"
+IMBALANCE = r"precision ([\d.]+)  recall ([\d.]+)  average precision ([\d.]+)"
+QUICK = " ".join(f"--{name}={str(value).lower()}" for name, value in quick.OPTIONS.items())  # all is compiling here
+METHODS = ("fixed", "scheduled", "uncertainty", "PCGrad")
+WEIGHED = ("plain", "balanced", "effective number", "focal", "balanced focal")
+
+
+def writes(out, names, *pictures):
+    for picture in pictures:
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    for name in names:
+        assert len(list((out / "tensorboard" / name.replace(" ", "_")).glob("events.out.tfevents.*"))) == 1
+
+
+def test_a_few_epochs_of_multitask_learn_the_diagnosis_with_every_method(tmp_path):
+    lines, _ = run("multitask.py", tmp_path, "--epochs", "20", XLA_FLAGS=QUICK)
+    results = held_out(lines, MULTITASK)
+    assert tuple(results) == METHODS
+    assert all(accuracy > 0.8 for _, accuracy, _, _ in results.values())
+    writes(tmp_path, METHODS, "losses.png", "weights.png")
+
+
+def test_a_few_epochs_of_imbalance_show_what_weights_do_to_recall(tmp_path):
+    lines, _ = run("imbalance.py", tmp_path, "--epochs", "10", XLA_FLAGS=QUICK)
+    results = held_out(lines, IMBALANCE)
+    assert tuple(results) == WEIGHED
+    assert results["plain"][1] < 0.2
+    assert results["balanced"][1] > 0.6
+    assert results["balanced focal"][1] > 0.6
+    assert "  nothing suspicious" in lines, "what diagnose says"
+    writes(tmp_path, WEIGHED, "course.png", "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "names"), [("multitask", MULTITASK, METHODS), ("imbalance", IMBALANCE, WEIGHED)]
+)
+def test_rendered_comparison_shows_what_it_promises(name, pattern, names):
+    path = NOTEBOOKS / f"{name}.ipynb"
+    outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", ()) for output in outputs) == 2
+    text = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
+    results = held_out(text.splitlines(), pattern)
+    assert tuple(results) == names
+    if name == "multitask":
+        assert all(
+            accuracy > 0.9 and radius > 0.9 and texture > 0.8 for _, accuracy, radius, texture in results.values()
+        )
+    else:
+        assert results["balanced"][1] > results["plain"][1] + 0.1
+        assert all(average > 0.8 for _, _, average in results.values())
+    assert path.stat().st_size < 500_000
 
 
 def as_cells(script):

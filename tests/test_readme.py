@@ -13,7 +13,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 @pytest.mark.without_x64
 def test_its_examples_run_and_keep_their_promises():
-    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
     exec(first, names)
     assert names["loss"] < 0.3
@@ -24,6 +24,11 @@ def test_its_examples_run_and_keep_their_promises():
     np.testing.assert_allclose(
         names["total"] / names["weight"], jaxloss.cross_entropy(names["logits"], names["labels"])
     )
+    exec(third, names)
+    np.testing.assert_allclose(names["terms"].total, 1.2, rtol=1e-6)
+    np.testing.assert_allclose(list(names["terms"].weighted.values()), [0.7, 0.5, 0], rtol=1e-6)
+    assert names["log_variances"] == {"class": 0, "box": 0}
+    np.testing.assert_allclose(names["step"], [0.25, 0.75], rtol=1e-6)
 
 
 def test_every_public_function_stands_in_the_table():
