@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from . import _check, _lattice, _sequences, _wide
+from ._devices import alone
 from ._kernels import ctc as _kernel
 from ._lattice import Ways
 from ._numerics import at_least_float32, log_sum, shift, softmax
@@ -265,7 +266,7 @@ def _both_ways(
     setting: _Setting, scores: Array, labels: Array, log_blank: Array, log_labels: Array, sizes: Array
 ) -> Ways:
     kernel = setting.implementation
-    if kernel == "auto" and _kernel_refuses(scores, scores.shape[0], labels):
+    if kernel == "auto" and (not alone() or _kernel_refuses(scores, scores.shape[0], labels)):
         kernel = "xla"
     return _by_platform(kernel, log_blank, log_labels, _sequences.may_skip(labels), sizes)
 
@@ -273,7 +274,7 @@ def _both_ways(
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _by_platform(kernel: str, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Ways:
     """In XLA, or by the kernel on CUDA; "pallas" nowhere but there and, interpreted, on a CPU."""
-    ways: dict[str, Any] = {"cpu": partial(_lattice.both_ways, long_rows=True), "default": _lattice.both_ways}
+    ways: dict[str, Any] = {"cpu": partial(_lattice.both_ways, long_rows=alone()), "default": _lattice.both_ways}
     if kernel != "xla":
         ways["cuda"] = _kernel.both_ways
     if kernel == "pallas":
