@@ -533,6 +533,17 @@ CASES = [
     ),
 ]
 
+
+def one_of_each(cases: list[Case]) -> list[Case]:
+    """For every loss the row with most options and arrays, for what does not hang on the formula."""
+    found: dict[Callable[..., Any], tuple[int, Case]] = {}
+    for case in cases:
+        size = len(case.options) + len(case.data())
+        if case.loss not in found or size > found[case.loss][0]:
+            found[case.loss] = size, case
+    return [case for _, case in found.values()]
+
+
 from cases_more import MORE  # noqa: E402 - its rows are made of what stands above
 
 CASES += MORE

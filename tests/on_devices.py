@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import quick
 import two_processes
-from cases import CASES, differentiable
+from cases import CASES, differentiable, one_of_each
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -28,15 +28,6 @@ CONTRASTIVE = {
     *(jaxloss.info_nce_loss, jaxloss.clip_loss, jaxloss.siglip_loss),
     *(jaxloss.nt_xent_loss, jaxloss.supervised_contrastive_loss, jaxloss.circle_loss),
 }
-
-
-def one_of_each(cases):
-    """For every loss the row of the table with most options and arrays."""
-    rows: dict = {}
-    for case in cases:
-        if case.loss not in rows or len(case.options) + len(case.data()) > rows[case.loss][0]:
-            rows[case.loss] = len(case.options) + len(case.data()), case
-    return [case for _, case in rows.values()]
 
 
 def of(cases):
