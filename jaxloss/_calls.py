@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check, _labels, _sequences
+from ._devices import Classes, mesh_axes
 from ._types import Array
 
 Activation: TypeAlias = Literal["softmax", "sigmoid"]
@@ -81,10 +82,14 @@ class Call:
         return "softmax" if self.arguments["mode"] == "multiclass" else "sigmoid"
 
     @property
+    def spread(self) -> Classes:
+        """That axis, and the devices that its classes are spread over."""
+        return Classes(self.axis, mesh_axes(self.arguments.get("axis_name")) if self.has_indices else None)
+
+    @property
     def classes(self) -> int:
-        """The size of that axis."""
-        classes: int = self.logits.shape[self.axis]
-        return classes
+        """The size of that axis, on all devices together."""
+        return self.spread.count(self.logits.shape[self.axis])
 
     @functools.cached_property
     def row_shape(self) -> tuple[int, ...]:
@@ -105,7 +110,7 @@ class Call:
         ignored = self.arguments.get("ignore_index", "none")
         ignored = {None: -100, "none": None}.get(ignored, ignored)  # linear_cross_entropy's None is torch's -100
         target, where = self.arguments["target"], self.arguments["where"]
-        return _labels.rows(self.name, target, self.logits, self.axis, where, ignored)
+        return _labels.rows(self.name, target, self.logits, self.axis, where, ignored, classes=self.classes)
 
     @functools.cached_property
     def batch(self) -> _sequences.Batch:

@@ -57,6 +57,7 @@ def chunked(
         Array(1.4643, dtype=float32)
 
     Note:
+        Class indices that JAX's default integers cannot hold are out of range, and `ignore_index` cannot name them.
         The backward pass computes each chunk again: what is kept is the arguments, and what a chunk needs exists for
         one chunk at a time. Everything is plain operations around `loss`: forward mode, second derivatives, `vmap`
         and `jit` work as far as they do for it. The gradient of an argument that all chunks share is added up over them

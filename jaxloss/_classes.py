@@ -125,12 +125,22 @@ def generalized_cross_entropy(
     q = jnp.asarray(_check.number(name, "q", q, dtype, low=0, high=1), dtype)
 
     def cost(nll: Array) -> Array:
-        limit = q == 0
-        at_limit, inner = jnp.where(limit, nll, 0), jnp.where(limit, 1, q)
-        # At q = 0 the second term is 0 too, and makes the derivative for q right.
-        return jnp.where(limit, at_limit - times(q / 2, at_limit * at_limit), -jnp.expm1(-inner * nll) / inner)
+        never = jnp.isinf(nll)
+        held = jnp.where(never, 0, nll)
+        at_most = jnp.where(q == 0, jnp.inf, 1 / jnp.where(q == 0, 1, q))
+        return jnp.where(never, at_most, held * _mean_exponential(-q * held))
 
     return reduce(name, _expected(cost, rows), reduction, rows.keep)
+
+
+def _mean_exponential(x: Array) -> Array:
+    """(e^x - 1) / x, and 1 at 0. Its derivative would cancel near 0, where the series has seven terms."""
+    near = jnp.abs(x) < 0.05
+    small, other = jnp.where(near, x, 0), jnp.where(near, 1, x)
+    series = jnp.ones_like(x)
+    for n in range(8, 1, -1):
+        series = 1 + small / n * series
+    return jnp.where(near, series, jnp.expm1(other) / other)
 
 
 class Rows(NamedTuple):

@@ -82,7 +82,8 @@ def info_nce_loss(
         loss = _in_batch(q, k, keep, scale, chunk_size, axis_name)
         return _reduced(name, loss, reduction, keep, axis_name)
 
-    others = _negatives(name, negatives, q, normalize)
+    others = _negatives(name, negatives, q, keep, normalize)
+    q, k = q.astype(others.dtype), k.astype(others.dtype)
     if others.ndim == 3:
         loss = _per_anchor(lambda q, k, own: _among(q, k, own, True, scale), chunk_size, q, k, others)
     else:
@@ -91,14 +92,15 @@ def info_nce_loss(
     return _reduced(name, loss, reduction, keep, axis_name)
 
 
-def _negatives(name: str, negatives: ArrayLike, q: Array, normalize: bool) -> Array:
+def _negatives(name: str, negatives: ArrayLike, q: Array, keep: Array, normalize: bool) -> Array:
     n = _check.floating(name, "negatives", negatives)
     if n.shape[-1:] != q.shape[-1:] or n.ndim not in (2, 3) or (n.ndim == 3 and len(n) != len(q)):
         raise ValueError(
             f"{name}: `negatives` must have shape (M, {q.shape[1]}), or ({q.shape[0]}, M, {q.shape[1]}) for negatives "
             f"of each query's own, got {n.shape}."
         )
-    n = n.astype(q.dtype)
+    n = _check.masked(n, keep[:, None, None]) if n.ndim == 3 else n
+    n = n.astype(jnp.promote_types(q.dtype, n.dtype))
     return unit(n) if normalize else n
 
 
@@ -409,10 +411,13 @@ def supervised_contrastive_loss(
     def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
         others = batch.there & (batch.number != i)
         positives = others & (batch.labels == label)
-        z, _ = shift(jnp.where(others, _similarity(batch.vectors, anchor, scale), -jnp.inf), 0)
+        s = _similarity(batch.vectors, anchor, scale)
+        z, top = shift(jnp.where(others, s, -jnp.inf), 0)
         pairs = jnp.sum(positives)
         right = jnp.sum(jnp.where(positives, z, 0)) / jnp.maximum(pairs, 1)
-        return jnp.squeeze(log_sum(z, 0)) - right, pairs > 0
+        # With several the loss is at least the logarithm of their number; that of one alone can be tiny.
+        alone = softplus_pair(right + jnp.squeeze(top) - _log_total(s, others & ~positives))[0]
+        return jnp.where(pairs == 1, alone, jnp.squeeze(log_sum(z, 0)) - right), pairs > 0
 
     loss, paired = _per_anchor(row, _chunk(name, chunk_size), x, labels, numbers(len(x), axis_name))
     return _reduced(name, loss, reduction, keep & paired, axis_name)

@@ -58,11 +58,14 @@ def diagnose(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Diagnosis:
         https://docs.jax.dev/en/latest/debugging.html
     """
     loss, args, kwargs = _calls.unwrapped(loss, args, kwargs)
+    inner = getattr(loss, "__wrapped__", None)
+    if inner is not None and _rules.of(inner) is not None:  # jitted, checked or chunked
+        loss = inner
     arguments = _named(loss, args, kwargs)
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arguments)):
         raise TypeError("diagnose: it reads values, which are not known while tracing; call it outside of jax.jit.")
     with jax.debug_nans(False), jax.debug_infs(False):
-        return _diagnosis(loss, arguments, {name: host(x) for name, x in arguments.items() if _is_array(x)})
+        return _diagnosis(loss, arguments, {name: host(x) for name, x in arguments.items() if _is_array(loss, name, x)})
 
 
 def _diagnosis(loss: Callable[..., Any], arguments: dict[str, Any], arrays: dict[str, HostArray]) -> Diagnosis:
@@ -86,8 +89,12 @@ def _named(loss: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
         return {f"argument {i}": value for i, value in enumerate(args)} | kwargs
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray | np.generic | list)
+def _is_array(loss: Callable[..., Any], argument: str, value: Any) -> bool:
+    if isinstance(value, jax.Array):
+        return not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    rules = _rules.of(loss)
+    kinds = (int, float) if rules is not None and argument in rules.arrays else ()
+    return isinstance(value, (np.ndarray, np.generic, list, *kinds))
 
 
 def _run(loss: Callable[..., Any], arguments: dict[str, Any], arrays: dict[str, HostArray]) -> Run:

@@ -211,19 +211,24 @@ def distillation_loss(
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
         x, z = (_check.masked(a, jnp.expand_dims(keep, axis)) for a in (x, z))
 
-    log_p, log_q = (_log_softmax(a / temperature, axis) for a in (z, x))
+    log_p, log_q = (_log_softmax(a, temperature, axis) for a in (z, x))
     if divergence == "jensen_shannon":
         terms = _jensen_shannon(log_p, log_q, beta)
     else:
         terms = _kullback_leibler(*((log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)))
     loss = temperature * temperature * jnp.sum(terms, axis)
     if index is not None:
-        loss = alpha * loss + (1 - alpha) * _labels.spoiled(jnp.ones_like(loss), index) * _of_class(x, index, axis)
+        right = _labels.spoiled(jnp.ones_like(loss), index) * _of_class(x, index, axis)
+        share = jnp.broadcast_to(jnp.asarray(alpha, loss.dtype), loss.shape)
+        loss = times(share, loss) + times(1 - share, right)
     return reduce(name, loss, reduction, keep)
 
 
-def _log_softmax(x: Array, axis: int) -> Array:
+def _log_softmax(x: Array, temperature: Number, axis: int) -> Array:
+    """That of x / T, shifted before it is divided; a class at -inf says nothing of the temperature."""
     z, _ = shift(x, axis)
+    out = z == -jnp.inf
+    z = jnp.where(out, -jnp.inf, jnp.where(out, 0, z) / temperature)
     return z - log_sum(z, axis)
 
 

@@ -38,7 +38,8 @@ class States(NamedTuple):
 def start(first: Array, skip: Array, p: tuple[Wide, Wide]) -> States:
     """Certain to be at blank `first`, (1, N), before any frame."""
     p_blank, p_labels = p
-    first = spread_like(first, p_blank.exponent[0], p_labels.exponent[0][..., :1, :], skip[..., :1, :])
+    a_frame = (p.exponent[:1, ..., :1, :].sum(0) for p in (p_blank, p_labels))  # of none where there is none
+    first = spread_like(first, *a_frame, skip[..., :1, :])
     at = jnp.arange(skip.shape[-2] + 1)[:, None] == first
     dtype = p_blank.fraction.dtype
     return States(_wide.one_where(at, dtype), _wide.one_where(at[..., 1:, :] & False, dtype))
@@ -140,7 +141,7 @@ def best_path(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) ->
         top = jnp.maximum(blanks.max(0), labels.max(0))
         top = jnp.where(jnp.isfinite(top), top, 0)
         # How far the best predecessor of each state lies behind it, blanks and labels in turn.
-        moves = jnp.stack([to_blank.argmax(0)[:-1], to_label.argmax(0)], 1).reshape(-1, sizes.size)
+        moves = jnp.stack([to_blank.argmax(0)[:-1], to_label.argmax(0)], 1).reshape(2 * skip.shape[0], sizes.size)
         moves = jnp.concatenate([moves, to_blank.argmax(0)[-1:]])
         return (blanks - top, labels - top), moves.astype(jnp.int8)
 

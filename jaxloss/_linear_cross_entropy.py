@@ -248,7 +248,7 @@ def _chunks(
     wide: jnp.dtype,
 ) -> tuple[int, jnp.dtype]:
     """Rows at a time, all chunks of about the same size, and the dtype of the accumulator."""
-    rows, width = math.prod(x.shape[:-1]), math.prod(outputs)
+    rows, width = math.prod(x.shape[:-1]), max(1, math.prod(outputs))
     if size is None:
         # Each chunk reads and writes the accumulator of the weight's gradient, H·C numbers, for logits of size·C.
         size = max(rows // 8, x.shape[-1] // 4, 2**20 // width)

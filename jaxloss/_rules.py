@@ -76,7 +76,7 @@ def _is_class(x: Array, call: Call) -> Array:
 def _is_logit(x: Array, call: Call) -> Array:
     """-inf rules a class out, which may not be the right one."""
     if call.has_indices:
-        index = jnp.expand_dims(call.indices[0], call.axis)
+        index = jnp.expand_dims(call.spread.own(call.indices[0], x.shape[call.axis]), call.axis)
         wanted = one_hot(index, x, call.axis)
     else:
         wanted = jnp.asarray(call.arguments["target"]) > 0

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _check, _tasks
@@ -227,7 +228,9 @@ def dynamic_weight_average(period: int, *, temperature: Number = 2.0) -> Weighti
 
 def _shares(scores: Array, active: Array) -> Array:
     """The softmax over the tasks that are not skipped."""
-    e = jnp.where(active, jnp.exp(scores - jnp.max(scores)), 0)
+    limit = np.finfo(scores.dtype).max
+    scores = jnp.where(active, jnp.minimum(scores, limit), -jnp.inf)
+    e = jnp.where(active, jnp.exp(scores - jnp.max(scores, initial=-limit)), 0)
     return e * reciprocal(jnp.sum(e))
 
 

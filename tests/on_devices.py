@@ -16,6 +16,7 @@ import pytest
 import quick
 import two_processes
 from cases import CASES, differentiable, one_of_each
+from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -447,6 +448,20 @@ def test_a_language_model_under_jit(split, kind, classes):
         got = program(*arrays)
     close(got, quick.jit(step)(x, table, y))
     assert max(gathered(program), default=0) <= classes  # the weights of the classes at most
+
+
+def test_checked_counts_the_classes_of_all_devices():
+    x, y = np.zeros((4, 16), np.float32), np.array([0, 5, 15, 9])
+    program = jax.shard_map(
+        lambda x, y: jaxloss.checked(jaxloss.cross_entropy)(x, y, axis_name="model"),
+        mesh=mesh(model=8),
+        in_specs=(P(None, "model"), P()),
+        out_specs=P(),
+    )
+    error, _ = checkify.checkify(jax.jit(program))(x, y)
+    assert error.get() is None
+    error, _ = checkify.checkify(jax.jit(program))(x, np.array([0, 5, 16, 9]))
+    assert "class index in [0, 16), got 16 at position (2,)" in error.get()
 
 
 def test_replicated_logits_with_targets_that_vary():

@@ -546,3 +546,15 @@ def test_what_is_refused():
         loss(x, y, frames, sizes, implementation="triton")
     with pytest.raises(ValueError, match="`reduction` must be"):
         loss(x, y, frames, sizes, reduction="batchmean")
+
+
+def test_no_frames_and_no_samples_at_all():
+    frames, samples = jnp.zeros((0, 2, 3)), jnp.zeros((4, 0, 3))
+    none, zero = jnp.zeros((2, 0), int), jnp.zeros(2, int)
+    for loss in (jaxloss.ctc_loss, jaxloss.ctc_loss_with_logits):
+        assert loss(frames, none, zero, zero, reduction="none").tolist() == [0, 0]
+        assert jax.grad(loss)(frames, none, zero, zero).shape == frames.shape
+    assert jaxloss.ctc_loss(frames, jnp.ones((2, 1), int), zero, zero + 1, reduction="none").tolist() == [np.inf] * 2
+    assert jaxloss.ctc_posteriors(frames, none, zero, zero).labels.shape == (0, 2, 0)
+    empty = jnp.zeros((0, 2), int), jnp.zeros(0, int), jnp.zeros(0, int)
+    assert jaxloss.ctc_alignment(samples, *empty).labels.shape == (4, 0)

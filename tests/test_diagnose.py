@@ -189,3 +189,17 @@ def test_a_loss_that_looks_at_values_is_run_as_it_is():
         return jnp.sum(x) if x[0] > 0 else jnp.sum(-x)
 
     assert jaxloss.diagnose(loss, jnp.array([1.0, 2.0])).hints == ()
+
+
+@pytest.mark.without_x64
+def test_what_wraps_a_loss_and_what_is_no_array():
+    x, y = jnp.eye(3), jnp.array([0, 1, 2])
+    expected = str(jaxloss.diagnose(jaxloss.cross_entropy, x, y))
+    for loss in (jax.jit(jaxloss.cross_entropy), jaxloss.checked(jaxloss.cross_entropy)):
+        assert str(jaxloss.diagnose(loss, x, y)) == expected
+    assert "nothing suspicious" in str(jaxloss.diagnose(jaxloss.mse_loss, 1.0, 2.0))
+
+    def noisy(x, key):
+        return jnp.mean(x * jax.random.normal(key, x.shape))
+
+    assert "nothing suspicious" in str(jaxloss.diagnose(noisy, x, jax.random.key(0)))

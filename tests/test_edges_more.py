@@ -371,3 +371,63 @@ REFUSED = {
 def test_refused(words):
     with pytest.raises(ValueError, match=words):
         REFUSED[words]()
+
+
+def test_distillation_where_one_part_has_no_share_and_is_infinite():
+    x, teacher = jnp.array([[0.0, 1.0, -jnp.inf]]), jnp.array([[0.0, 1.0, 2.0]])
+    alone = jaxloss.cross_entropy(x, jnp.array([0]))
+    np.testing.assert_allclose(jaxloss.distillation_loss(x, teacher, jnp.array([0]), alpha=0.0), alone, rtol=1e-12)
+    teacher = jnp.array([[1.0, 0.0, -jnp.inf]])
+    soft = jaxloss.distillation_loss(x, teacher)
+    np.testing.assert_allclose(jaxloss.distillation_loss(x, teacher, jnp.array([2]), alpha=1.0), soft, rtol=1e-12)
+
+    def slope(classes):
+        return jax.grad(lambda t: jaxloss.distillation_loss(x[:, :classes], teacher[:, :classes], temperature=t))(2.0)
+
+    np.testing.assert_allclose(slope(3), slope(2), rtol=1e-12)
+
+
+@pytest.mark.without_x64
+def test_distillation_of_logits_with_a_common_offset():
+    x, teacher = np.array([[0.0, 1.0, 3.0]], np.float32), np.array([[2.0, 0.0, 1.0]], np.float32)
+    plain, moved = (jaxloss.distillation_loss(x + o, teacher + o, temperature=3.0) for o in (0, np.float32(1e6)))
+    np.testing.assert_allclose(moved, plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("q", [1e-7, 1e-3, 0.04, 0.06, 0.7])
+def test_generalized_cross_entropy_for_a_learned_q(q):
+    def loss(q, x, target):
+        return jaxloss.generalized_cross_entropy(x, target, q=q)
+
+    n = np.log(1 + np.e)
+    x = jnp.array([[1.0, 2.0]])
+    # d/dq of (1 - e^-qn)/q in as many digits as its series has where it would cancel.
+    series = sum((-n) ** k * (k - 1) / math.factorial(k) * q ** (k - 2) for k in range(2, 30))
+    np.testing.assert_allclose(jax.grad(loss)(q, x, jnp.array([0])), -series, rtol=1e-9)
+    x = jnp.array([[0.0, 1.0, -jnp.inf]])
+    np.testing.assert_allclose(jax.grad(loss)(q, x, jnp.array([2])), -1 / q**2, rtol=1e-9)
+    assert np.isfinite(jax.grad(loss)(q, x, jnp.array([[0.5, 0.5, 0.0]])))
+
+
+def test_own_negatives_of_a_masked_query_may_hold_nan():
+    rng = np.random.default_rng(0)
+    q, k, n = (jnp.asarray(rng.normal(size=shape)) for shape in ((3, 4), (3, 4), (3, 2, 4)))
+    keep = jnp.array([True, False, True])
+
+    def loss(n, temperature):
+        return jaxloss.info_nce_loss(q, k, n, temperature=temperature, where=keep)
+
+    got = jax.grad(loss, (0, 1))(n.at[1].set(jnp.nan), 0.5)
+    np.testing.assert_allclose(got[0], jax.grad(loss)(n, 0.5), atol=1e-14)
+    assert np.isfinite(got[1])
+    wide = jaxloss.info_nce_loss(q.astype(jnp.float32), k.astype(jnp.float32), n)
+    assert wide.dtype == jnp.float64
+
+
+@pytest.mark.without_x64
+def test_a_confident_pair_of_one_class_keeps_its_digits():
+    x, y = jnp.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.1]]), jnp.array([0, 0, 1, 1])
+    losses = jax.value_and_grad(jaxloss.supervised_contrastive_loss), jax.value_and_grad(jaxloss.nt_xent_loss)
+    (got, grad), (expected, expected_grad) = (loss(x, y) for loss in losses)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-14)

@@ -480,3 +480,17 @@ def test_gradients_split_over_eight_devices():
         [sys.executable, "-c", ON_DEVICES], env=environment, cwd=here, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_a_skipped_task_has_no_part_in_the_others_average():
+    method = multitask.dynamic_weight_average(period=1)
+    state = method.init(["a", "b", "c"])
+    for b in (1e-3, 1e3):  # b got a million times worse
+        _, state = method.apply({"a": 1.0, "b": b, "c": 1.0}, state)
+    terms, _ = method.apply({"a": 1.0, "b": 1.0, "c": 1.0}, state, weights={"a": 1.0, "b": 0.0, "c": 1.0})
+    assert [float(w) for w in terms.weights.values()] == [1, 0, 1]
+    state = method.init(["a", "b"])
+    for b in (1e-37, 1e30):  # by more than a float32 holds
+        _, state = method.apply({"a": jnp.float32(1), "b": jnp.float32(b)}, state)
+    terms, _ = method.apply({"a": jnp.float32(1), "b": jnp.float32(1)}, state)
+    assert [float(w) for w in terms.weights.values()] == [0, 2]
