@@ -1,5 +1,15 @@
 """Every test runs in double precision unless it says otherwise; the doctests of the package run without it."""
 
+import os
+import tempfile
+
+# What is compiled is shared by the workers of one run and the processes that tests start: a quarter of its time.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
 import jax
 import pytest
 
