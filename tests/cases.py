@@ -1,6 +1,7 @@
 """One table of losses, shared by every test that states a property of all of them."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -536,11 +537,23 @@ CASES = [
 
 def one_of_each(cases: list[Case]) -> list[Case]:
     """For every loss the row with most options and arrays, for what does not hang on the formula."""
-    found: dict[Callable[..., Any], tuple[int, Case]] = {}
+    return _largest(cases, lambda case: case.loss)
+
+
+def one_of_each_family(cases: list[Case]) -> list[Case]:
+    """For every file of losses one such row, for what hangs on the steps that its losses share."""
+    return _largest(cases, lambda case: case.loss.__module__)
+
+
+def _largest(cases: list[Case], key: Callable[[Case], Any]) -> list[Case]:
+    cases = list(cases)
+    if os.environ.get("JAXLOSS_TESTS") == "all":
+        return cases
+    found: dict[Any, tuple[int, Case]] = {}
     for case in cases:
         size = len(case.options) + len(case.data())
-        if case.loss not in found or size > found[case.loss][0]:
-            found[case.loss] = size, case
+        if key(case) not in found or size > found[key(case)][0]:
+            found[key(case)] = size, case
     return [case for _, case in found.values()]
 
 

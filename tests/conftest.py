@@ -12,6 +12,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax
 import pytest
+import quick
+
+# Nearly all of a test is compiling: without LLVM's optimiser, unless all is asked for. XLA reads this at its first use.
+if os.environ.get("JAXLOSS_TESTS") != "all" and quick.FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick.FLAGS}"
 
 # Scripts that pytest would import to look for doctests; those of references need torch and Keras.
 collect_ignore = ["torch_reference.py", "peer_reference.py", "breakages.py", "two_processes.py", "on_devices.py"]

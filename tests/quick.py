@@ -4,7 +4,7 @@ Compiling is most of what the suite costs: 400 ms for `jax.hessian` of a cross e
 XLA's own passes still run and only the code of each kernel is another, so that a wrong formula, rule or mask shows as
 it would anyway. What speaks of rounding, of NaN and inf, of memory, or of what a user runs takes `jax.jit` or none:
 float32 against its own rounding, bfloat16 live against torch, poisoned masks, jit against no jit, the edges, the
-documents, the README and the notebooks.
+documents, the README and the notebooks. With JAXLOSS_TESTS=all it gets XLA's optimiser; else `conftest` sets FLAGS.
 """
 
 from functools import partial
@@ -19,6 +19,7 @@ OPTIONS = {
 }
 if jax.__version_info__ < (0, 11, 1):  # later ones have no other emitter and refuse the option
     OPTIONS["xla_cpu_use_fusion_emitters"] = False
+FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
 jit = partial(jax.jit, compiler_options=OPTIONS)
 
 
