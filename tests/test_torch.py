@@ -83,7 +83,7 @@ def test_the_grid_is_what_was_stored():
 
 def test_the_grid_reaches_every_function_that_torch_has_too():
     ours_alone = {"dice_loss", "iou_loss", "tversky_loss", "sigmoid_focal_loss", "softmax_focal_loss", "smooth_labels"}
-    ours_alone |= {"ctc_loss_with_logits", "ctc_alignment", "ctc_posteriors", "chunked"}
+    ours_alone |= {"ctc_loss_with_logits", "ctc_alignment", "ctc_posteriors", "checked", "diagnose", "chunked"}
     ours_alone |= {case.loss.__name__ for case in MORE}
     of_torch = {name for name in dir(jaxloss) if inspect.isfunction(getattr(jaxloss, name))} - ours_alone
     assert {entry.loss for entry in ENTRIES} | {"logsumexp", "log_softmax"} == of_torch
