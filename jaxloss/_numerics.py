@@ -6,6 +6,7 @@ for memory.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -163,13 +164,14 @@ def one_hot(index: Array, x: Array, axis: int) -> Array:
     return lax.broadcasted_iota(index.dtype, x.shape, axis) == index
 
 
-def shift(x: Array, axis: int) -> tuple[Array, Array]:
+def shift(x: Array, axis: int, of_all: Callable[[Array], Array] = lambda top: top) -> tuple[Array, Array]:
     """(x - max, max) in at least float32, the maximum a constant to differentiation.
 
-    A maximum that is not finite becomes 0: -inf - -inf would be NaN.
+    A maximum that is not finite becomes 0: -inf - -inf would be NaN. `of_all` makes the maximum of what is here that of
+    all there is, where the axis is spread over devices.
     """
     x = upcast(x)
-    top = jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf)
+    top = of_all(jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf))
     top = jnp.where(jnp.isfinite(top), top, 0)
     return x - top, top
 
@@ -185,8 +187,13 @@ def log_sum_around(z: Array, index: Array, axis: int) -> Array:
     That class enters as e^z - 1 and not as a 1 which the others' small terms would be rounded away against: the loss of
     a confident row and its gradient keep their digits.
     """
+    return log1p(sum_around_less_one(z, index, axis))
+
+
+def sum_around_less_one(z: Array, index: Array, axis: int) -> Array:
+    """Σ exp(z) - 1, from e^z - 1 of the class `index`; of classes elsewhere, without that class, Σ exp(z)."""
     others = jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
-    return log1p(others + own_less_one(pick(z, index, axis), index))
+    return others + own_less_one(pick(z, index, axis), index)
 
 
 def own_less_one(z: Array, index: Array) -> Array:

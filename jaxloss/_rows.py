@@ -27,8 +27,6 @@ from ._kernels.logsumexp import read_rows
 from ._numerics import (
     at_least_float32,
     log1p,
-    log_sum,
-    log_sum_around,
     log_sum_around_in_blocks,
     one_hot,
     own_less_one,
@@ -36,6 +34,7 @@ from ._numerics import (
     shift,
     softcap,
     softmax,
+    sum_around_less_one,
     times,
     upcast,
 )
@@ -154,17 +153,10 @@ def _sums(
 
 
 def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
-    axis = classes.axis
-    if classes.axis_name is None:
-        z, top = shift(y, axis)
-        return top, log_sum(z, axis) if index is None else log_sum_around(z, index, axis)
-    top = classes.largest(upcast(y))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    z = upcast(y) - top
+    z, top = shift(y, classes.axis, classes.largest_of_parts)
     if index is None:
         return top, log1p(classes.total(jnp.exp(z)) - 1)
-    others = classes.total(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)))
-    return top, log1p(others + jnp.expm1(classes.of_parts(pick(z, index, axis))))
+    return top, log1p(classes.of_parts(sum_around_less_one(z, index, classes.axis)))
 
 
 CACHED = 2**19  # entries of rows that are read together on a CPU, whose caches hold them between one pass and the next
@@ -299,9 +291,9 @@ def _statistics(classes: Classes, z: Array, sums: Sums, terms: Terms) -> RowStat
     guess, target = _first_largest(classes, z), terms.target
     if is_soft(terms):
         target = _first_largest(classes, _check.masked(target, terms.keep))
-    correct = jnp.sum(one_hot(guess, z, classes.axis) & one_hot(target, z, classes.axis), classes.axis, keepdims=True)
+    correct = classes.of_parts(((guess == target) & (guess < z.shape[classes.axis])).astype(jnp.int32)) > 0
     z_loss = classes.of_parts(classes.only_first(_z_loss(sums, terms)))
-    found = RowStatistics(sums.top + sums.log_total, z_loss, classes.of_parts(correct) > 0, entropy)
+    found = RowStatistics(sums.top + sums.log_total, z_loss, correct, entropy)
     return RowStatistics(*(_check.masked(a, terms.keep) for a in found))
 
 
@@ -310,9 +302,9 @@ def _first_largest(classes: Classes, x: Array) -> Array:
     found = lax.argmax(x, classes.axis, jnp.int32)[(*[slice(None)] * classes.axis, None)]
     if classes.axis_name is None:
         return found
-    here, top = x.shape[classes.axis], classes.largest(x)
+    here, largest = x.shape[classes.axis], jnp.max(x, classes.axis, keepdims=True)
     number = classes.rank() * here + found
-    mine = jnp.max(x, classes.axis, keepdims=True) == top
+    mine = largest == classes.largest_of_parts(largest)
     first = lax.pmin(jnp.where(mine, number, classes.count(here)), classes.axis_name)
     return jnp.where(mine & (number == first), found, here)
 

@@ -29,7 +29,7 @@ BREAKAGES = [
     ),
     ("_devices.py", "else jnp.where(self.rank() == 0, a, 0)", "else a", "on_devices and classes_and_rows"),
     ("_devices.py", "first = self.rank() * here", "first = 0 * here", "on_devices and classes_and_rows"),
-    ("_devices.py", "top = lax.pmax(top, self.axis_name)", "pass", "on_devices and certain_one"),
+    ("_devices.py", "whole: Array = lax.pmax(part, self.axis_name)", "whole = part", "on_devices and certain_one"),
     ("_devices.py", "else here * lax.axis_size(self.axis_name)", "else here", "on_devices and classes_and_rows"),
     (
         "_devices.py",
@@ -255,7 +255,7 @@ BREAKAGES = [
         "loss",
         "statistics",
     ),
-    ("_rows.py", "classes.of_parts(correct) > 0, entropy", "classes.of_parts(correct) < 1, entropy", "statistics"),
+    ("_rows.py", "astype(jnp.int32)) > 0", "astype(jnp.int32)) < 1", "statistics"),
     ("_rows.py", "z, sums, terms = lax.stop_gradient((z, sums, terms))", "pass", "no_gradient"),
     ("_rows.py", "RowStatistics(*(_check.masked(a, terms.keep) for a in found))", "found", "statistics"),
     ("_rows.py", "dterms = dterms._replace(cap=dcap)", "dterms = dterms", "every_way"),

@@ -402,6 +402,26 @@ def test_a_class_out_of_range_and_a_certain_one_over_devices():
     np.testing.assert_allclose(dx[0, 5], -11 * np.exp(-40), rtol=1e-5)
 
 
+def test_rows_that_do_not_count_over_devices():
+    # Ignored, masked and without a right answer, with NaN in the first two.
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, CLASSES)), np.array([3, -100, 11, CLASSES, 0])
+    keep = np.array([True, True, False, True, True])
+    x[1:3] = np.nan
+
+    def loss(x, y, keep, **options):
+        return jaxloss.cross_entropy(x, y, where=keep, label_smoothing=0.1, reduction="none", aux=True, **options)
+
+    program = jax.shard_map(
+        partial(loss, axis_name="model"), mesh=mesh(model=4), in_specs=(P(None, "model"), P(), P()), out_specs=P()
+    )
+    results = [jax.vjp(lambda x, f=f: f(x, y, keep), x, has_aux=True) for f in (program, loss)]
+    (got, pull, found), (expected, expected_pull, expected_found) = results
+    close((got, found), (expected, expected_found))
+    close(pull(np.ones(5)), expected_pull(np.ones(5)))
+    assert np.isfinite(found.log_sum_exp).all()
+
+
 def travelling(program):
     """How many numbers a compiled program adds up, or takes the maximum of, over devices."""
     shapes = re.findall(r"= (.*?) all-reduce\(", program.as_text())
