@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 
 from . import _check, _gram
-from ._gram import Gradients, Tree
+from ._gram import Gradients
 from ._numerics import reciprocal
-from ._types import Array, Number
+from ._types import Array, Number, Tree
 
 
 def value_and_grads(

@@ -45,6 +45,15 @@ def on_host(value: ArrayLike) -> HostArray | None:
         return None
 
 
+def clipped(value: ArrayLike) -> Array:
+    """`value` as a JAX array. Integers that JAX would wrap when x64 is off become the outermost that it has."""
+    host = on_host(value)
+    if host is None or not np.issubdtype(host.dtype, np.integer):
+        return jnp.asarray(value)
+    limits = np.iinfo(jax.dtypes.canonicalize_dtype(host.dtype))
+    return jnp.asarray(host.clip(limits.min, limits.max))
+
+
 def floating(name: str, argument: str, value: ArrayLike) -> Array:
     """A floating-point array in its own dtype."""
     x = array(name, argument, value)

@@ -6,13 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from . import _check
 from ._chunks import over_rows
 from ._devices import vary_alike
 from ._reduce import REDUCTIONS, mean
-from ._types import Array, ArrayLike, Reduced, Reduction
+from ._types import Reduced, Reduction
 
 
 def chunked(
@@ -102,15 +101,8 @@ def _samples(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[t
             f"{name}: arrays given by position, or by a name in `per_sample`, must have the same number of samples on "
             f"their first axis, got {given}; pass what all chunks share by another keyword."
         )
-    return jax.tree.map(_narrowed, args), jax.tree.map(_narrowed, named)
-
-
-def _narrowed(value: ArrayLike) -> Array:
-    """`value` as a JAX array. Integers that JAX would wrap when x64 is off stay out of every range."""
-    if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer):
-        limits = np.iinfo(jax.dtypes.canonicalize_dtype(value.dtype))
-        value = value.clip(limits.min, limits.max)
-    return jnp.asarray(value)
+    cut: tuple[tuple[Any, ...], dict[str, Any]] = jax.tree.map(_check.clipped, (args, named))
+    return cut
 
 
 def _zeros(name: str, reduction: str, result: Any) -> Any:

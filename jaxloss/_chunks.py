@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._devices import Tree, by_chunk, devices_of_rows, out_of_chunks, vary_alike
-from ._types import Array
+from ._devices import by_chunk, devices_of_rows, out_of_chunks, vary_alike
+from ._types import Array, Tree
 
 
 def over_rows(

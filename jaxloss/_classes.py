@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, log_sum, log_sum_around, pick, shift, times, upcast
+from ._numerics import at_least_float32, log_sum, pick, shift, surprise, times, upcast
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -176,9 +176,10 @@ def _rows(
 
 def _expected(cost: Callable[[Array], Array], rows: Rows) -> Array:
     """Σ q cost(-log p): that of the right class, or that of all classes by their probabilities."""
-    axis, target, (z, _) = rows.axis, rows.target, shift(rows.logits, rows.axis)
+    axis, target = rows.axis, rows.target
     if rows.indexed:
-        return _spoilt(cost(log_sum_around(z, target, axis) - pick(z, target, axis)), rows)
+        return _spoilt(cost(surprise(rows.logits, target, axis)), rows)
+    z, _ = shift(rows.logits, axis)
     return jnp.sum(times(target, cost(log_sum(z, axis) - z)), axis)
 
 

@@ -13,16 +13,20 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ._types import Array
+from ._types import Array, Tree
 
 AxisName: TypeAlias = str | Sequence[str]
 MeshAxes: TypeAlias = tuple[str, ...] | None
-Tree: TypeAlias = Any
 
 
 def mesh_axes(axis_name: AxisName | None) -> MeshAxes:
     """The names as what can be static."""
-    return (axis_name,) if isinstance(axis_name, str) else None if axis_name is None else tuple(axis_name)
+    return None if axis_name is None else names_of(axis_name)
+
+
+def names_of(axes: AxisName | None) -> tuple[str, ...]:
+    """One name, several or none, as an argument or an entry of a PartitionSpec has them, as a tuple."""
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def alone() -> bool:
@@ -45,10 +49,9 @@ def is_split(x: Array, axis: int) -> bool:
 def devices_of_rows(x: Array) -> int:
     """Over how many devices the type of `x` says that its first axis is spread."""
     sharding = explicit_sharding(x)
-    if sharding is None or not x.ndim or sharding.spec[0] is None:
+    if sharding is None or not x.ndim:
         return 1
-    names = sharding.spec[0]
-    return math.prod(sharding.mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+    return math.prod(sharding.mesh.shape[name] for name in names_of(sharding.spec[0]))
 
 
 def broadcast_like(x: Array, like: Array) -> Array:
@@ -64,11 +67,17 @@ def everyone(x: Array, axis_name: AxisName | None) -> Array:
     if axis_name is not None:
         gathered: Array = lax.all_gather(x, axis_name, tiled=True)
         return gathered
-    sharding = explicit_sharding(x)
-    if sharding is None:
+    layout = everywhere(x)
+    if layout is None:
         return x
-    whole: Array = jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+    whole: Array = jax.sharding.reshard(x, layout)
     return whole
+
+
+def everywhere(x: Array) -> NamedSharding | None:
+    """The layout of what every device has whole, for `x` or what is added up from it, if layouts are part of types."""
+    sharding = explicit_sharding(x)
+    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def laid_out_like(x: Array, y: Array) -> Array:

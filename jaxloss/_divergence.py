@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 import jax.numpy as jnp
 
 from . import _check, _labels
-from ._numerics import log_sum, log_sum_around, pick, shift, times, xlogy
+from ._numerics import log_sum, shift, surprise, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -218,7 +218,8 @@ def distillation_loss(
         terms = _kullback_leibler(*((log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)))
     loss = temperature * temperature * jnp.sum(terms, axis)
     if index is not None:
-        right = _labels.spoiled(jnp.ones_like(loss), index) * _of_class(x, index, axis)
+        right = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), axis), axis)
+        right = _labels.spoiled(jnp.ones_like(loss), index) * right
         share = jnp.broadcast_to(jnp.asarray(alpha, loss.dtype), loss.shape)
         loss = times(share, loss) + times(1 - share, right)
     return reduce(name, loss, reduction, keep)
@@ -230,9 +231,3 @@ def _log_softmax(x: Array, temperature: Number, axis: int) -> Array:
     out = z == -jnp.inf
     z = jnp.where(out, -jnp.inf, jnp.where(out, 0, z) / temperature)
     return z - log_sum(z, axis)
-
-
-def _of_class(x: Array, index: Array, axis: int) -> Array:
-    """-log of the probability of each row's class."""
-    hit, (z, _) = jnp.expand_dims(index, axis), shift(x, axis)
-    return jnp.squeeze(log_sum_around(z, hit, axis) - pick(z, hit, axis), axis)

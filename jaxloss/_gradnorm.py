@@ -6,10 +6,9 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 
 from . import _check, _gram, _tasks
-from ._gram import Tree
 from ._numerics import reciprocal
 from ._tasks import Losses, Terms, Weights
-from ._types import Array, ArrayLike, Number
+from ._types import Array, ArrayLike, Number, Tree
 from ._weighting import Weighting
 
 LEARNING_RATE = 0.025  # the paper's

@@ -1,20 +1,18 @@
 """Gradients of several tasks, met only through their inner products, and the small problems posed in those."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from . import _check
-from ._devices import explicit_sharding
+from ._devices import everywhere
 from ._numerics import reciprocal, upcast
-from ._types import Array
+from ._types import Array, Tree
 
-Tree: TypeAlias = Any
 Gradients: TypeAlias = Mapping[str, Tree] | Sequence[Tree]
 
 
@@ -37,17 +35,11 @@ def gram(tasks: list[Tree]) -> Array:
     for leaves in zip(*map(jax.tree.leaves, tasks), strict=True):
         rows = jnp.stack([upcast(jnp.asarray(leaf)) for leaf in leaves])
         axes = tuple(range(1, rows.ndim))
-        highest, everywhere = lax.Precision.HIGHEST, _everywhere(rows)
-        products.append(jnp.tensordot(rows, rows, axes=(axes, axes), precision=highest, out_sharding=everywhere))
+        highest, layout = lax.Precision.HIGHEST, everywhere(rows)
+        products.append(jnp.tensordot(rows, rows, axes=(axes, axes), precision=highest, out_sharding=layout))
     if not products:
         return jnp.zeros((len(tasks), len(tasks)))
     return lax.stop_gradient(sum(products[1:], products[0]))
-
-
-def _everywhere(x: Array) -> NamedSharding | None:
-    """Numbers that every device has, where layouts are part of the types."""
-    layout = explicit_sharding(x)
-    return None if layout is None else NamedSharding(layout.mesh, PartitionSpec())
 
 
 def combined(tasks: list[Tree], weights: Array) -> Tree:

@@ -190,6 +190,12 @@ def log_sum_around(z: Array, index: Array, axis: int) -> Array:
     return log1p(sum_around_less_one(z, index, axis))
 
 
+def surprise(x: Array, index: Array, axis: int) -> Array:
+    """-log softmax(x) of one class `index` per row, `axis` kept."""
+    z, _ = shift(x, axis)
+    return log_sum_around(z, index, axis) - pick(z, index, axis)
+
+
 def sum_around_less_one(z: Array, index: Array, axis: int) -> Array:
     """Σ exp(z) - 1, from e^z - 1 of the class `index`; of classes elsewhere, without that class, Σ exp(z)."""
     others = jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)

@@ -45,17 +45,8 @@ def findings(call: Call) -> Iterator[Finding]:
             continue
         kind = rule if isinstance(rule, Kind) else rule(call)
         expected = kind.expected.replace("C)", f"{call.classes})") if "C)" in kind.expected else kind.expected
-        x = _shown(given)
+        x = _check.clipped(given)
         yield Finding(argument, expected, x, call.keep(argument) & ~kind.holds(x, call))
-
-
-def _shown(value: Any) -> Array:
-    """An argument as an array. Indices too large for JAX's default integers are shown as the largest of those."""
-    host = _check.on_host(value)
-    if host is None or not np.issubdtype(host.dtype, np.integer):
-        return jnp.asarray(value)
-    limits = np.iinfo(jnp.result_type(int))
-    return jnp.asarray(np.clip(host, limits.min, limits.max))
 
 
 def _slack(x: Array) -> float:

@@ -8,6 +8,7 @@ import jax
 Array: TypeAlias = jax.Array
 ArrayLike: TypeAlias = jax.typing.ArrayLike | Sequence[Any]
 Number: TypeAlias = float | jax.Array
+Tree: TypeAlias = Any  # a pytree
 
 # What a reduction returns: an Array, or with "sum_and_weight" a pair of them. `Any` keeps `loss + penalty` and
 # `total, weight = loss` both well typed without two overloads for every loss.

@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from . import _reduce
-from ._devices import AxisName, varying_axes
+from ._devices import AxisName, names_of, varying_axes
 from ._types import Array
 
 
@@ -101,7 +101,7 @@ def value_and_grad(
         https://docs.jax.dev/en/latest/notebooks/shard_map.html
     """
     plain = jax.value_and_grad(fun, argnums, has_aux)
-    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    names = names_of(axis_name)
 
     def value_and_gradients(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         value, gradients = plain(*args, **kwargs)
@@ -123,7 +123,7 @@ def _of_one_loss(g: Array, names: tuple[str, ...], spec: PartitionSpec) -> Array
 
     For what all devices have, each holds the derivative by its own copy: their sum, over the number of losses.
     """
-    spread = {name for entry in spec for name in ((entry,) if isinstance(entry, str) else entry or ())}
+    spread = {name for entry in spec for name in names_of(entry)}
     copies = tuple(name for name in names if name not in spread)
     g = lax.pmean(g, copies) if copies else g
     return g / math.prod(lax.axis_size(name) for name in names if name in spread)
