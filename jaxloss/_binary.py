@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import TORCH_EPSILON, softplus_pair, times
+from ._numerics import TORCH_EPSILON, softplus_mix, times
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Reduced, Reduction
 
@@ -69,8 +69,7 @@ def _log_and_complement(p: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _binary_cross_entropy(p: Array, t: Array) -> Array:
-    log_p, log_q = _log_and_complement(p)
-    return (t - 1) * log_q - t * log_p
+    return (t - 1) * jnp.maximum(jnp.log1p(-p), -100) - t * jnp.maximum(jnp.log(p), -100)
 
 
 @_binary_cross_entropy.defjvp
@@ -135,9 +134,7 @@ def binary_cross_entropy_with_logits(
     positive = t
     if pos_weight is not None:
         positive = t * _check.spread(name, "pos_weight", pos_weight, x, keep)
-    cost_of_yes, cost_of_no = softplus_pair(x)
-    loss = times(positive, cost_of_yes) + times(1 - t, cost_of_no)
-    return _weighted(name, loss, weight, keep, reduction)
+    return _weighted(name, softplus_mix(x, 1 - t, positive), weight, keep, reduction)
 
 
 def _weighted(name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str) -> Reduced:

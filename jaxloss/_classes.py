@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, log_sum, pick, shift, surprise, times, upcast
+from ._numerics import at_least_float32, at_most, log_sum, pick, shift, surprise, times, upcast
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -307,6 +308,12 @@ def binary_sparsemax_loss(
     return reduce(name, loss, reduction, keep)
 
 
+@jax.custom_jvp
 def _sparse_plus(x: Array) -> Array:
-    held = jnp.where(jnp.abs(x) < 1, x, -1)
-    return jnp.where(x >= 1, x, jnp.square(held + 1) / 4)
+    """0 up to -1, (x + 1)² / 4 up to 1, then x."""
+    return jnp.square(at_most(jnp.maximum(x + 1, 0), 2)) / 4 + jnp.maximum(x - 1, 0)
+
+
+@_sparse_plus.defjvp
+def _sparse_plus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _sparse_plus(*primals), jnp.clip((primals[0] + 1) / 2, 0, 1) * tangents[0]

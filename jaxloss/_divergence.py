@@ -1,11 +1,14 @@
 """Divergences between distributions over classes, and distillation, which is made of them."""
 
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _check, _labels
-from ._numerics import log_sum, shift, surprise, times, xlogy
+from ._numerics import change, log, log_sum, shift, surprise, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -111,8 +114,7 @@ def js_div(
     beta = _check.number(name, "beta", beta, x.dtype, low=0, high=1)
     _check.flag(name, "log_target", log_target)
     if not log_target:
-        absent = t == 0
-        t = jnp.where(absent, -jnp.inf, jnp.log(jnp.where(absent, 1, t)))
+        t = log(t)
     return reduce(name, jnp.sum(_jensen_shannon(t, x, beta), axis), reduction, keep)
 
 
@@ -125,15 +127,12 @@ def _distributions(
 
 def _kullback_leibler(log_p: Array, log_q: Array) -> Array:
     """p log(p/q) for each class, 0 where p is."""
-    p = jnp.exp(log_p)
-    gone = p == 0
-    return p * (jnp.where(gone, 0, log_p) - jnp.where(gone, 0, log_q))
+    return times(jnp.exp(log_p), jnp.maximum(log_p, np.finfo(log_p.dtype).min) - log_q)
 
 
 def _jensen_shannon(log_p: Array, log_q: Array, beta: Number) -> Array:
     mixture = beta * jnp.exp(log_p) + (1 - beta) * jnp.exp(log_q)
-    gone = mixture == 0
-    log_mixture = jnp.where(gone, 0, jnp.log(jnp.where(gone, 1, mixture)))
+    log_mixture = jnp.log(jnp.maximum(mixture, np.finfo(mixture.dtype).tiny))
     return beta * _kullback_leibler(log_p, log_mixture) + (1 - beta) * _kullback_leibler(log_q, log_mixture)
 
 
@@ -227,7 +226,18 @@ def distillation_loss(
 
 def _log_softmax(x: Array, temperature: Number, axis: int) -> Array:
     """That of x / T, shifted before it is divided; a class at -inf says nothing of the temperature."""
-    z, _ = shift(x, axis)
-    out = z == -jnp.inf
-    z = jnp.where(out, -jnp.inf, jnp.where(out, 0, z) / temperature)
+    z = _divided(shift(x, axis)[0], jnp.asarray(temperature, x.dtype))
     return z - log_sum(z, axis)
+
+
+@jax.custom_jvp
+def _divided(z: Array, temperature: Array) -> Array:
+    return z / temperature
+
+
+@partial(_divided.defjvp, symbolic_zeros=True)
+def _divided_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (z, temperature), (dz, dtemperature) = primals, tangents
+    quotient = _divided(z, temperature)
+    of_temperature = -jnp.where(jnp.isinf(z), 0, quotient) / temperature
+    return quotient, change(quotient, (1 / temperature, dz), (of_temperature, dtemperature))

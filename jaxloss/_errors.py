@@ -1,13 +1,14 @@
 """More losses between real numbers: half squared, percentage, logarithmic, log-cosh, quantile and expectile."""
 
-import math
 import numbers
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import absolute, divide
+from ._numerics import absolute, change, divide
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -191,9 +192,10 @@ def log_cosh_loss(
 
 @jax.custom_jvp
 def _log_cosh(d: Array) -> Array:
+    # cosh d = 1 + e^|d| (1 - e^-|d|)² / 2, a sum of positive terms; from 20 on, log cosh grows as |d| does.
     size = jnp.abs(d)
-    near = jnp.log1p(2 * jnp.square(jnp.sinh(d / 2)))  # cosh d = 1 + 2 sinh² d/2
-    return jnp.where(size < 1, near, size + jnp.log1p(jnp.exp(-2 * size)) - math.log(2))
+    near = jnp.minimum(size, 20)
+    return (size - near) + jnp.log1p(jnp.exp(near) * jnp.square(jnp.expm1(-near)) / 2)
 
 
 @_log_cosh.defjvp
@@ -246,8 +248,19 @@ def quantile_loss(
     name = "quantile_loss"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     q = _level(name, "quantile", quantile, x, keep)
-    d = t - x
-    return reduce(name, d * jnp.where(d > 0, q, jnp.where(d < 0, q - 1, 0)), reduction, keep)
+    return reduce(name, _pinball(t - x, q), reduction, keep)
+
+
+@jax.custom_jvp
+def _pinball(d: Array, q: Array) -> Array:
+    return q * jnp.maximum(d, 0) + (1 - q) * jnp.maximum(-d, 0)
+
+
+@partial(_pinball.defjvp, symbolic_zeros=True)
+def _pinball_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (d, q), (dd, dq) = primals, tangents
+    value = _pinball(d, q)
+    return value, change(value, (jnp.where(d > 0, q, jnp.where(d < 0, q - 1, 0)), dd), (d, dq))
 
 
 def expectile_loss(
@@ -295,8 +308,19 @@ def expectile_loss(
     name = "expectile_loss"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     tau = _level(name, "expectile", expectile, x, keep)
-    d = t - x
-    return reduce(name, jnp.where(d < 0, 1 - tau, tau) * jnp.square(d), reduction, keep)
+    return reduce(name, _expectile(t - x, tau), reduction, keep)
+
+
+@jax.custom_jvp
+def _expectile(d: Array, tau: Array) -> Array:
+    return tau * jnp.square(jnp.maximum(d, 0)) + (1 - tau) * jnp.square(jnp.maximum(-d, 0))
+
+
+@partial(_expectile.defjvp, symbolic_zeros=True)
+def _expectile_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (d, tau), (dd, dtau) = primals, tangents
+    value = _expectile(d, tau)
+    return value, change(value, (2 * jnp.where(d < 0, 1 - tau, tau) * d, dd), (jnp.sign(d) * jnp.square(d), dtau))
 
 
 def _level(name: str, argument: str, value: ArrayLike, x: Array, keep: Array | None) -> Array:

@@ -1,9 +1,15 @@
 """Focal losses: cross entropy that turns away from what is already right."""
 
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, log_sum, one_hot, pick, shift, softplus_pair, times
+from ._numerics import at_least_float32, change, divide, log_sum, one_hot, pick, shift, softplus_mix, times
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -161,15 +167,41 @@ def sigmoid_focal_loss(
     name = "sigmoid_focal_loss"
     x, t, keep = _check.pair(name, input, target, where)
     gamma = _check.number(name, "gamma", gamma, x.dtype, low=0)
-    cost_of_yes, cost_of_no = softplus_pair(x)
-    loss = times(t, cost_of_yes) + times(1 - t, cost_of_no)
-    # log(1 - p_t) = log(t (1 - p) + (1 - t) p). A hard target leaves one term, whose logarithm is known.
-    hard = (t == 0) | (t == 1)
-    inner = jnp.where(hard, 0.5, t)
-    mixed = jnp.logaddexp(jnp.log(inner) - cost_of_no, jnp.log1p(-inner) - cost_of_yes)
-    miss = jnp.where(hard, -jnp.where(t == 1, cost_of_no, cost_of_yes), mixed)
-    loss = _turned_away(miss, gamma, loss)
+    loss = _sigmoid_focal(x, t, jnp.asarray(gamma, x.dtype))
     if alpha is not None:
         a = _check.spread(name, "alpha", alpha, x, keep)
         loss = (t * a + (1 - t) * (1 - a)) * loss
     return reduce(name, loss, reduction, keep)
+
+
+# The chance to be wrong is m = 1 - p_t = t σ(-x) + (1 - t) σ(x), a sum of positive terms, and the loss m^γ c with the
+# cross entropy c. Its derivatives are written with m' / m, which is at most 1: m^(γ-1) has no bound for γ < 1. Where m
+# is held above 0, c is below what a float can hold.
+
+
+@jax.custom_jvp
+def _sigmoid_focal(x: Array, t: Array, gamma: Array) -> Array:
+    wrong, cost = _wrong_and_cost(x, t)
+    return times(wrong**gamma, cost)
+
+
+def _wrong_and_cost(x: Array, t: Array) -> tuple[Array, Array]:
+    down, up = jnp.exp(-jnp.maximum(x, 0)), jnp.exp(-jnp.maximum(-x, 0))
+    small = down * up  # e^-|x|
+    wrong = jnp.maximum((t * down + (1 - t) * up) / (1 + small), np.finfo(x.dtype).tiny)
+    linear = times(1 - t, jnp.maximum(x, 0)) + times(t, jnp.maximum(-x, 0))
+    return wrong, linear + jnp.log1p(small)
+
+
+@partial(_sigmoid_focal.defjvp, symbolic_zeros=True)
+def _sigmoid_focal_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
+    (x, t, gamma), (dx, dt, dgamma) = primals, tangents
+    yes, no = lax.logistic(x), lax.logistic(-x)
+    wrong = jnp.maximum(t * no + (1 - t) * yes, np.finfo(x.dtype).tiny)
+    cost = softplus_mix(x, 1 - t, t)
+    factor = wrong**gamma
+    of_x = gamma * times(divide((1 - 2 * t) * yes * no, wrong), cost) + (1 - t) * yes - t * no
+    of_t = gamma * times(divide(no - yes, wrong), cost) - x
+    of_gamma = times(factor * jnp.log(wrong), cost)
+    value = _sigmoid_focal(x, t, gamma)
+    return value, change(value, (factor * of_x, dx), (factor * of_t, dt), (of_gamma, dgamma))

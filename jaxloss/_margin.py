@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from . import _check, _labels
-from ._numerics import at_least_float32, one_hot, pick, positive_part, softplus_pair, times, upcast
+from ._numerics import at_least_float32, one_hot, pick, positive_part, softplus, softplus_mix, times, upcast
 from ._reduce import reduce
 from ._types import ArrayLike, Number, Reduced, Reduction
 
@@ -51,7 +51,8 @@ def hinge_embedding_loss(
     name = "hinge_embedding_loss"
     x, y, keep = _check.pair(name, input, target, where, integer_target=True)
     margin = _check.number(name, "margin", margin, x.dtype)
-    loss = jnp.where(y != 1, positive_part(margin - x), 0) + jnp.where(y != -1, x, 0)
+    apart = positive_part(margin - x)
+    loss = jnp.where(y == 1, x, jnp.where(y == -1, apart, apart + x))
     return reduce(name, loss, reduction, keep)
 
 
@@ -144,7 +145,7 @@ def soft_margin_loss(
     """
     name = "soft_margin_loss"
     x, y, keep = _check.pair(name, input, target, where, integer_target=True)
-    return reduce(name, softplus_pair(y * x)[0], reduction, keep)
+    return reduce(name, softplus(-y * x), reduction, keep)
 
 
 def multilabel_soft_margin_loss(
@@ -191,8 +192,7 @@ def multilabel_soft_margin_loss(
     """
     name = "multilabel_soft_margin_loss"
     (x, t), keep, axis = _check.rows(name, axis, where, integers=("target",), input=input, target=target)
-    cost_of_yes, cost_of_no = softplus_pair(x)
-    loss = times(t, cost_of_yes) + times(1 - t, cost_of_no)
+    loss = softplus_mix(x, 1 - t, t)
     if weight is not None:
         loss = times(_labels.along(axis, x, _labels.per_class(name, weight, x.shape[axis], x.dtype)), loss)
     return reduce(name, jnp.mean(loss, axis), reduction, keep)

@@ -3,16 +3,22 @@ r"""The few functions whose value or derivative at an edge differs from what JAX
 Derivatives that are choices stand above the function that makes them. Everything here works in forward and
 reverse mode and to any order, except `logsumexp` and `log_softmax`, whose `jax.custom_vjp` trades forward mode
 for memory.
+
+Values of many entries are made of sums, products, minima, maxima, exponentials and logarithms: from those XLA makes one
+fast pass on a CPU that ends in a sum. A comparison or a select in it costs an array of intermediate values, and up to
+five times the time; derivatives, which have to be written anyway, may have as many as they like.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from ._devices import broadcast_like, is_split
 from ._types import Array, Number
@@ -31,9 +37,21 @@ def upcast(x: Array) -> Array:
     return x.astype(at_least_float32(x.dtype))
 
 
+def change(value: Array, *terms: tuple[Array | float, Any]) -> Array:
+    """Σ slope·tangent for `symbolic_zeros=True`, without what nothing is differentiated by: 0·inf would be NaN."""
+    moved = [slope * tangent for slope, tangent in terms if not isinstance(tangent, SymbolicZero)]
+    return reduce(jnp.add, moved) if moved else jnp.zeros_like(value)
+
+
+@jax.custom_jvp
 def absolute(x: Array) -> Array:
     """|x| with derivative 0 at 0, as torch has it (JAX: 1)."""
-    return x * lax.stop_gradient(jnp.sign(x))
+    return jnp.abs(x)
+
+
+@absolute.defjvp
+def _absolute_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return absolute(*primals), jnp.sign(primals[0]) * tangents[0]
 
 
 def clamp(x: Array, bound: Number) -> Array:
@@ -49,14 +67,36 @@ def softcap(x: Array, cap: Array) -> Array:
     return cap * jnp.tanh(clamp(x, 100 * cap) / cap)
 
 
+@jax.custom_jvp
 def positive_part(x: Array) -> Array:
     """max(x, 0) with derivative 1 at 0, as torch's clamp has it (JAX: 1/2)."""
-    return jnp.where(x < 0, 0, x)
+    return jnp.maximum(x, 0)
 
 
+@positive_part.defjvp
+def _positive_part_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return positive_part(*primals), jnp.where(primals[0] < 0, 0, tangents[0])
+
+
+def at_most(x: Array, bound: Number) -> Array:
+    """The lesser of the two. XLA would join a minimum with a maximum to a clamp, which ends a fast pass on a CPU."""
+    return -jnp.maximum(-x, -bound)
+
+
+@jax.custom_jvp
 def times(a: Array, b: Array) -> Array:
     """a·b with 0·inf = 0, in the value and in both derivatives."""
-    return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
+    # b is held in [-bound, bound], which is 0 for a = 0 and infinite otherwise.
+    most = np.finfo(jnp.result_type(a, b)).max
+    bound = jnp.minimum(jnp.abs(a) * most, most) * most
+    return a * jnp.maximum(jnp.minimum(b, bound), -bound)
+
+
+@partial(times.defjvp, symbolic_zeros=True)
+def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (a, b), (da, db) = primals, tangents
+    value = times(a, b)
+    return value, change(value, (jnp.where((a == 0) & jnp.isinf(b), 0, b), da), (a, db))
 
 
 def reciprocal(x: Array) -> Array:
@@ -77,10 +117,17 @@ def _divide_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> 
     return quotient, divide(da - quotient * db, b)
 
 
+@jax.custom_jvp
 def xlogy(x: Array, y: Array) -> Array:
     """x·log(y) with 0·log(0) = 0; both derivatives at (0, 0) are 0."""
-    empty = (x == 0) & (y == 0)
-    return x * jnp.log(jnp.where(empty, 1, y))
+    return times(x, jnp.log(y))
+
+
+@partial(xlogy.defjvp, symbolic_zeros=True)
+def _xlogy_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (x, y), (dx, dy) = primals, tangents
+    value, safe = xlogy(x, y), jnp.where((x == 0) & (y == 0), 1, y)
+    return value, change(value, (jnp.log(safe), dx), (x / safe, dy))
 
 
 def norm(x: Array, p: float, axis: int = -1, *, keepdims: bool = False) -> Array:
@@ -89,31 +136,86 @@ def norm(x: Array, p: float, axis: int = -1, *, keepdims: bool = False) -> Array
     Dividing by the largest entry, a constant to differentiation since the norm does not depend on it, lets no power
     overflow or vanish.
     """
+    if p == 2:
+        length = _length(x, axis)
+        return length if keepdims else jnp.squeeze(length, axis)
     size = absolute(x)
     if p == math.inf:
         return jnp.max(size, axis, keepdims=keepdims, initial=0)
     if p == 1:
         return jnp.sum(size, axis, keepdims=keepdims)
-    # Held where its reciprocal is a normal number, which XLA may multiply by.
-    limits = np.finfo(x.dtype)
-    top = jnp.max(lax.stop_gradient(size), axis, keepdims=True, initial=0)
-    top = jnp.clip(top, 16 * limits.tiny, limits.max / 16)
+    top = _scale(x, axis)
     total = jnp.sum(_power(size / top, p), axis, keepdims=True)
     length = top * _power(total, 1 / p)
     return length if keepdims else jnp.squeeze(length, axis)
+
+
+def _scale(x: Array, axis: int) -> Array:
+    """The largest size of an entry, held where its reciprocal is a normal number, which XLA may multiply by."""
+    limits = np.finfo(x.dtype)
+    top = jnp.max(jnp.abs(lax.stop_gradient(x)), axis, keepdims=True, initial=0)
+    return jnp.clip(top, 16 * limits.tiny, limits.max / 16)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _length(x: Array, axis: int) -> Array:
+    top = _scale(x, axis)
+    return top * jnp.sqrt(jnp.sum(jnp.square(x / top), axis, keepdims=True))
+
+
+@_length.defjvp
+def _length_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    length, top = _length(x, axis), _scale(x, axis)
+    direction = divide(x / top, jnp.where(length == 0, 1, length / top))
+    return length, jnp.sum(direction * dx, axis, keepdims=True)
 
 
 def _power(x: Array, p: float) -> Array:
     """x^p for x ≥ 0, with derivative 0 at 0 whatever p is."""
     zero = x == 0
     base = jnp.where(zero, 1, x)
-    power = jnp.square(base) if p == 2 else jnp.sqrt(base) if p == 0.5 else base**p
+    power = jnp.sqrt(base) if p == 0.5 else base**p
     return jnp.where(zero, 0, power)
 
 
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
     """Vectors divided by their length, or by `eps` if that is more; one of zeros stays, with a finite derivative."""
     return x / jnp.maximum(norm(x, 2, axis, keepdims=True), eps)
+
+
+@jax.custom_jvp
+def softplus(x: Array) -> Array:
+    """log(1 + e^x)."""
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return softplus(*primals), lax.logistic(primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
+def softplus_mix(x: Array, up: Array, down: Array) -> Array:
+    """up·log(1 + e^x) + down·log(1 + e^-x), with 0·inf = 0.
+
+    For weights that are not negative nothing cancels: neither the value nor the derivative loses digits when a
+    prediction is confident.
+    """
+    linear = times(up, jnp.maximum(x, 0)) + times(down, jnp.maximum(-x, 0))
+    return linear + (up + down) * jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@partial(softplus_mix.defjvp, symbolic_zeros=True)
+def _softplus_mix_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
+    # d log(1+e^x) = sigmoid(x) dx and d log(1+e^-x) = -sigmoid(-x) dx.
+    (x, up, down), (dx, dup, ddown) = primals, tangents
+    slope = up * lax.logistic(x) - down * lax.logistic(-x)
+    of_down, of_up = softplus_pair(x)
+    of_down = jnp.where((down == 0) & jnp.isinf(x), 0, of_down)
+    of_up = jnp.where((up == 0) & jnp.isinf(x), 0, of_up)
+    value = softplus_mix(x, up, down)
+    return value, change(value, (slope, dx), (of_up, dup), (of_down, ddown))
 
 
 @jax.custom_jvp
@@ -167,71 +269,96 @@ def one_hot(index: Array, x: Array, axis: int) -> Array:
 def shift(x: Array, axis: int, of_all: Callable[[Array], Array] = lambda top: top) -> tuple[Array, Array]:
     """(x - max, max) in at least float32, the maximum a constant to differentiation.
 
-    A maximum that is not finite becomes 0: -inf - -inf would be NaN. `of_all` makes the maximum of what is here that of
-    all there is, where the axis is spread over devices.
+    A maximum that is infinite becomes the largest number: -inf - -inf would be NaN. `of_all` makes the maximum of what
+    is here that of all there is, where the axis is spread over devices.
     """
     x = upcast(x)
     top = of_all(jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf))
-    top = jnp.where(jnp.isfinite(top), top, 0)
+    most = np.finfo(x.dtype).max
+    top = at_most(jnp.maximum(top, -most), most)
     return x - top, top
+
+
+def by_row(axis: int, function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function` of arrays with one entry for each row, without the `axis` on which they have size 1.
+
+    A CPU has no vector code for an innermost axis of 1.
+    """
+    return lambda *rows: jnp.expand_dims(function(*(jnp.squeeze(a, axis) for a in rows)), axis)
 
 
 def log_sum(z: Array, axis: int) -> Array:
     """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
-    return log1p(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)
-
-
-def log_sum_around(z: Array, index: Array, axis: int) -> Array:
-    """`log_sum`, exact also where one class, `index`, has nearly all of the sum.
-
-    That class enters as e^z - 1 and not as a 1 which the others' small terms would be rounded away against: the loss of
-    a confident row and its gradient keep their digits.
-    """
-    return log1p(sum_around_less_one(z, index, axis))
+    return by_row(axis, log1p)(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)
 
 
 def surprise(x: Array, index: Array, axis: int) -> Array:
     """-log softmax(x) of one class `index` per row, `axis` kept."""
-    z, _ = shift(x, axis)
-    return log_sum_around(z, index, axis) - pick(z, index, axis)
+    z, top = shift(x, axis)
+    own = pick_shifted(x, top, index, axis)
+    return by_row(axis, log1p)(sum_around_less_one(z, own, index, axis)) - own
 
 
-def sum_around_less_one(z: Array, index: Array, axis: int) -> Array:
-    """Σ exp(z) - 1, from e^z - 1 of the class `index`; of classes elsewhere, without that class, Σ exp(z)."""
-    others = jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
-    return others + own_less_one(pick(z, index, axis), index)
+def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
+    """`pick` of x - top, which then need not be computed as a whole."""
+
+    def shifted(own: Array, top: Array, index: Array) -> Array:
+        return jnp.where(index < x.shape[axis], upcast(own) - top, 0)
+
+    return by_row(axis, shifted)(pick(x, index, axis), top, index)
 
 
-def own_less_one(z: Array, index: Array) -> Array:
-    """e^z - 1 of a row's class; a row without a right answer, index -1, has no such class, and -1."""
-    return jnp.where(index < 0, -1, jnp.expm1(z))
+def sum_around_less_one(z: Array, own: Array, index: Array, axis: int) -> Array:
+    """Σ exp(z) - 1 for z that are at most 0; of classes elsewhere, without the class `index`, Σ exp(z).
 
-
-def log_sum_around_in_blocks(z: Array, index: Array) -> Array:
-    """`log_sum_around` along the last axis, from sums of blocks of which only the one with `index` is masked.
-
-    XLA turns sums of exponentials into fast code on a CPU, but not with a comparison among them.
+    `own` is z at `index`. It enters as e^z - 1 and not as a 1 which the others' small terms would be rounded away
+    against: the loss of a confident row and its gradient keep their digits. A row without a right answer, index -1, has
+    no such class.
     """
-    size = 128
-    inside = z.shape[-1] // size * size
-    blocks = z[..., :inside].reshape(*z.shape[:-1], -1, size)
-    block = jnp.where(index < 0, blocks.shape[-2], index // size)
-    own = jnp.take_along_axis(blocks, block[..., None], -2, mode="fill", fill_value=-jnp.inf)[..., 0, :]
-    own = _sum_without(own, index - size * block)
-    tail = _sum_without(z[..., inside:], index - inside)
-    others = jnp.sum(jnp.exp(blocks), -1)
-    others = jnp.sum(jnp.where(one_hot(block, others, others.ndim - 1), 0, others), -1, keepdims=True)
-    return log1p(others + own + tail + own_less_one(pick(z, index, z.ndim - 1), index))
+
+    def total(others: Array, own: Array, index: Array) -> Array:
+        return others + jnp.where(index < 0, -1, jnp.expm1(own))
+
+    return by_row(axis, total)(sum_without(z, index, axis), own, index)
 
 
-def _sum_without(z: Array, index: Array) -> Array:
-    return jnp.sum(jnp.where(one_hot(index, z, z.ndim - 1), 0, jnp.exp(z)), -1, keepdims=True)
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def sum_without(z: Array, index: Array, axis: int) -> Array:
+    """Σ exp(z) over all classes but `index`, for z that are at most 0."""
+    if z.shape[axis] > 2**24:  # what float32 can count
+        return jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
+    # The distance to the class is 0 there, and no less than any exp(z) elsewhere.
+    place = lax.broadcasted_iota(z.dtype, z.shape, axis)
+    return jnp.sum(jnp.minimum(jnp.exp(z), jnp.abs(place - index.astype(z.dtype))), axis, keepdims=True)
 
 
+@sum_without.defjvp
+def _sum_without_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (z, index), (dz, _) = primals, tangents
+    others = jnp.where(one_hot(index, z, axis), 0, jnp.exp(z))
+    return sum_without(z, index, axis), jnp.sum(others * dz, axis, keepdims=True)
+
+
+@jax.custom_jvp
+def log(x: Array) -> Array:
+    """The natural logarithm, with derivative 0 at 0."""
+    return jnp.log(x)
+
+
+@log.defjvp
+def _log_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return log(*primals), reciprocal(primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
 def log1p(x: Array) -> Array:
     """log(1 + x) with derivative 0 at -1."""
-    empty = x == -1
-    return jnp.where(empty, -jnp.inf, jnp.log1p(jnp.where(empty, 0, x)))
+    return jnp.log1p(x)
+
+
+@log1p.defjvp
+def _log1p_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return log1p(*primals), reciprocal(1 + primals[0]) * tangents[0]
 
 
 def softmax(z: Array, log_total: Array) -> Array:

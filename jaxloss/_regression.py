@@ -2,14 +2,16 @@
 
 import math
 import numbers
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from . import _check
 from ._devices import broadcast_like
-from ._numerics import absolute, clamp, divide, times, xlogy
+from ._numerics import absolute, change, clamp, divide, positive_part, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -154,13 +156,29 @@ def smooth_l1_loss(
     """
     x, t, keep = _check.pair("smooth_l1_loss", input, target, where, integer_target=True)
     beta = _check.number("smooth_l1_loss", "beta", beta, x.dtype, low=0)
-    d = x - t
-    # Each piece sees only the errors that are its own, so that no infinity of one reaches the gradient of the other.
+    return reduce("smooth_l1_loss", _smooth_l1(x - t, jnp.asarray(beta, x.dtype)), reduction, keep)
+
+
+@jax.custom_jvp
+def _smooth_l1(d: Array, beta: Array) -> Array:
+    size = jnp.abs(d)
+    near = jnp.minimum(size, beta)
+    return (size - near) + near * (near / (2 * _above_zero(beta)))
+
+
+@partial(_smooth_l1.defjvp, symbolic_zeros=True)
+def _smooth_l1_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # Of d it is d / β, and sign d outside; of β it is half the square of that, negative.
+    (d, beta), (dd, dbeta) = primals, tangents
     near = jnp.abs(d) < beta
-    inner = jnp.where(near, d, 0)
-    width = jnp.maximum(jnp.asarray(beta, d.dtype), np.finfo(d.dtype).tiny)
-    loss = jnp.where(near, inner * divide(inner, jnp.broadcast_to(width, d.shape)) / 2, absolute(d) - beta / 2)
-    return reduce("smooth_l1_loss", loss, reduction, keep)
+    inner = divide(jnp.where(near, d, 0), broadcast_like(_above_zero(beta), d))
+    slope = jnp.where(near, inner, jnp.sign(d))
+    value = _smooth_l1(d, beta)
+    return value, change(value, (slope, dd), (-slope * slope / 2, dbeta))
+
+
+def _above_zero(width: Array) -> Array:
+    return jnp.maximum(width, np.finfo(width.dtype).tiny)
 
 
 def huber_loss(
@@ -211,12 +229,24 @@ def huber_loss(
     """
     x, t, keep = _check.pair("huber_loss", input, target, where, integer_target=True)
     delta = _check.number("huber_loss", "delta", delta, x.dtype, low=0, above=True)
-    d = x - t
-    slope = clamp(d, delta)  # the derivative; both pieces are slope·(d - slope/2)
-    loss = slope * (d - slope / 2)
+    loss = _huber(x - t, jnp.asarray(delta, x.dtype))
     if weight is not None:
         loss = times(_check.weight("huber_loss", weight, loss, keep), loss)
     return reduce("huber_loss", loss, reduction, keep)
+
+
+@jax.custom_jvp
+def _huber(d: Array, delta: Array) -> Array:
+    size = jnp.abs(d)
+    near = jnp.minimum(size, delta)
+    return near * (size - near / 2)
+
+
+@partial(_huber.defjvp, symbolic_zeros=True)
+def _huber_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (d, delta), (dd, ddelta) = primals, tangents
+    value = _huber(d, delta)
+    return value, change(value, (clamp(d, delta), dd), (positive_part(absolute(d) - delta), ddelta))
 
 
 def poisson_nll_loss(
@@ -333,14 +363,26 @@ def gaussian_nll_loss(
     _check.flag(name, "full", full)
     eps = _check.number(name, "eps", eps, x.dtype)
     v = _variance(name, var, x, keep)
-    v = v * jnp.where(v < 0, jnp.nan, 1)  # in the value and in the gradient
-    # Straight through: below eps the value is eps, the derivative that of v.
-    v = jnp.where(v < eps, eps + (v - lax.stop_gradient(v)), v)
+    v = _held(v, jnp.asarray(eps, v.dtype))
     d = x - t
     loss = 0.5 * (jnp.log(v) + d * divide(d, v))
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return reduce(name, loss, reduction, keep)
+
+
+@jax.custom_jvp
+def _held(v: Array, eps: Array) -> Array:
+    """The variance, at least eps; NaN below 0, in the value and in the gradient."""
+    return jnp.maximum(v, eps) + 0 * jnp.sqrt(jnp.minimum(v, 1))
+
+
+@partial(_held.defjvp, symbolic_zeros=True)
+def _held_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # Straight through: below eps the value is eps, the derivative that of v.
+    (v, eps), (dv, deps) = primals, tangents
+    value = _held(v, eps)
+    return value, change(value, (jnp.where(v < 0, jnp.nan, 1), dv), (jnp.where(v < eps, 1, 0), deps))
 
 
 def _variance(name: str, var: ArrayLike, x: Array, keep: Array | None) -> Array:

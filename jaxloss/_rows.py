@@ -26,11 +26,10 @@ from ._devices import Classes, alone, vary_alike
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
     at_least_float32,
+    by_row,
     log1p,
-    log_sum_around_in_blocks,
     one_hot,
-    own_less_one,
-    pick,
+    pick_shifted,
     shift,
     softcap,
     softmax,
@@ -115,9 +114,16 @@ def losses(
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
     sums = _read(classes, implementation, x, terms)
-    z = _logits(x, terms) - sums.top
+    z, own = _shifted(classes, x, sums, terms)
     found = _statistics(classes, z, sums, terms) if statistics else None
-    return classes.of_parts(cost(classes, z, sums, terms)), found, sums
+    return classes.of_parts(_cost(classes, z, own, sums, terms)), found, sums
+
+
+def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
+    """The logits less their largest, and what of them stands at a class index."""
+    y = _logits(x, terms)
+    own = None if is_soft(terms) else pick_shifted(y, sums.top, terms.target, classes.axis)
+    return y - sums.top, own
 
 
 def _read(classes: Classes, implementation: KernelImplementation, x: Array, terms: Terms) -> Sums:
@@ -130,7 +136,7 @@ def _read(classes: Classes, implementation: KernelImplementation, x: Array, term
     return Sums(*_sums(implementation, _logits(x, terms) if changed else x, index, terms.keep))
 
 
-MANY = 1000  # classes, from which on there is more than one way to read them, and from which on a kernel was measured
+MANY = 1000  # classes, from which on a kernel was measured
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -142,11 +148,8 @@ def _sums(
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(x.ndim - 1), x, index)}
     if implementation == "pallas":
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
-    elif x.shape[-1] >= MANY and alone():
-        if index is not None:
-            ways["cpu"] = lambda x, index, keep: _in_blocks(x, index)
-        if implementation == "auto" and x.dtype.itemsize < 8:
-            ways["cuda"] = partial(_by_kernel, False)
+    elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and alone():
+        ways["cuda"] = partial(_by_kernel, False)
     found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
     top, log_total = (_check.masked(a, keep) for a in found)
     return top, log_total
@@ -155,35 +158,10 @@ def _sums(
 def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
     z, top = shift(y, classes.axis, classes.largest_of_parts)
     if index is None:
-        return top, log1p(classes.total(jnp.exp(z)) - 1)
-    return top, log1p(classes.of_parts(sum_around_less_one(z, index, classes.axis)))
-
-
-CACHED = 2**19  # entries of rows that are read together on a CPU, whose caches hold them between one pass and the next
-
-
-def _in_blocks(y: Array, index: Array) -> tuple[Array, Array]:
-    classes = y.shape[-1]
-    y, labels = y.reshape(-1, classes), index.reshape(-1, 1)
-    rows, size = y.shape[0], max(1, CACHED // classes)
-
-    def read(y: Array, labels: Array) -> tuple[Array, Array]:
-        z, top = shift(y, 1)
-        return top, log_sum_around_in_blocks(z, labels)
-
-    def step(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        first = jnp.minimum(i * size, rows - size)  # the last block reads some rows again
-        some = read(*(lax.dynamic_slice_in_dim(a, first, size) for a in (y, labels)))
-        top, log_total = (lax.dynamic_update_slice_in_dim(a, b, first, 0) for a, b in zip(found, some, strict=True))
-        return top, log_total
-
-    if rows <= size:
-        found = read(y, labels)
-    else:
-        start, _ = vary_alike((jnp.zeros((rows, 1), at_least_float32(y.dtype)), y))
-        found = lax.fori_loop(0, -(-rows // size), step, (start, start))
-    top, log_total = (a.reshape(index.shape) for a in found)
-    return top, log_total
+        return top, by_row(classes.axis, log1p)(classes.total(jnp.exp(z)) - 1)
+    own = pick_shifted(y, top, index, classes.axis)
+    total = classes.of_parts(sum_around_less_one(z, own, index, classes.axis))
+    return top, by_row(classes.axis, log1p)(total)
 
 
 def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
@@ -193,7 +171,8 @@ def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | Non
         apart = jnp.full((*y.shape[:-1], 1), -1) if keep is None else jnp.where(keep, -1, classes)
     numbers = read_rows(y.reshape(-1, classes), apart.reshape(-1).astype(jnp.int32), interpret=interpret)
     top, others, at = (a.reshape(apart.shape) for a in numbers)
-    return top, log1p(others - 1 if index is None else others + own_less_one(at, index))
+    total = others + (-1 if index is None else jnp.where(index < 0, -1, jnp.expm1(at)))
+    return top, by_row(total.ndim - 1, log1p)(total)
 
 
 @_sums.defjvp
@@ -210,14 +189,16 @@ def _sums_jvp(
     return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
 
 
-def cost(classes: Classes, z: Array, sums: Sums, terms: Terms) -> Array:
+def _cost(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms) -> Array:
     """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several."""
     axis, log_total = classes.axis, sums.log_total
     a: Array | None
-    if is_soft(terms):
+    if own is None:
         loss, a = jnp.zeros_like(log_total), _mixed(terms)
     else:
-        loss = times(terms.scale, classes.only_first(log_total) - pick(z, terms.target, axis))
+        loss = by_row(axis, lambda scale, of_all, own: times(scale, of_all - own))(
+            terms.scale, classes.only_first(log_total), own
+        )
         a = terms.uniform
     if a is not None:
         loss += jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
@@ -229,9 +210,9 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
 
     `g` is that of this device's part of the loss.
     """
-    z = _logits(x, terms) - sums.top
-    dx = g * _slope(classes, z, sums, terms)
-    part, of_terms = jax.vjp(partial(cost, classes, z, sums), terms)
+    z, own = _shifted(classes, x, sums, terms)
+    dx = g * _slope(classes, z, own, sums, terms)
+    part, of_terms = jax.vjp(partial(_cost, classes, z, own, sums), terms)
     (dterms,) = of_terms(vary_alike((g * jnp.ones_like(part, dx.dtype), part))[0])
     if terms.cap is not None:
         _, of_cap = jax.vjp(softcap, _harmless(x, terms), terms.cap)
@@ -240,18 +221,20 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
     return dx, dterms
 
 
-def _slope(classes: Classes, z: Array, sums: Sums, terms: Terms) -> Array:
+def _slope(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms) -> Array:
     axis = classes.axis
     scale, uniform, log_total = terms.scale, terms.uniform, sums.log_total
     push: Array | float = 0 if terms.square is None else 2 * terms.square * (sums.top + log_total)
-    if is_soft(terms):
+    if own is None:
         a = _mixed(terms)
         return (classes.total(a) + push) * jnp.exp(z - log_total) - a
     shared = 0 if uniform is None else classes.total(uniform)
     at_others = (scale + shared + push) * jnp.exp(z - log_total)
     # At the target A p - scale = A (p - 1) + Σ uniform, which rounds no p to 1.
-    log_p = pick(z, terms.target, axis) - log_total
-    at_target = (scale + shared) * jnp.expm1(log_p) + shared + push * jnp.exp(log_p)
+    log_p = own - log_total
+    at_target = (scale + shared) * by_row(axis, jnp.expm1)(log_p) + shared
+    if terms.square is not None:
+        at_target += push * jnp.exp(log_p)
     dy = jnp.where(one_hot(terms.target, z, axis), at_target, at_others)
     return dy if uniform is None else dy - uniform
 
