@@ -16,7 +16,7 @@ author = "The jaxloss authors"
 copyright = "Apache License 2.0"
 version = release = installed("jaxloss")
 
-extensions = ["myst_nb", "sphinx.ext.extlinks", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.extlinks", "formulas"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "fieldlist", "colon_fence", "deflist", "attrs_block"]
@@ -26,7 +26,7 @@ nb_merge_streams = True
 
 html_theme = "furo"
 html_title = f"jaxloss {release}"
-html_math_renderer = "mathml"
+html_math_renderer = "drawn"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -38,7 +38,7 @@ html_theme_options = {
 }
 python_maximum_signature_line_length = 80
 add_module_names = False
-toc_object_entries_show_parents = "hide"
+toc_object_entries = False
 nitpicky = True
 nitpick_ignore_regex = [("py:exc", ".*")]  # Python's own and JAX's: their pages are elsewhere
 

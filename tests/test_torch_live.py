@@ -1,5 +1,6 @@
 """The grid of `torch_grid` against torch itself, in every precision."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -41,3 +42,12 @@ def test_every_loss_of_torch_stands_in_the_readme():
     table = (Path(__file__).parent.parent / "README.md").read_text().split("## Coming from PyTorch")[1].split("## ")[0]
     assert "mse_loss" in losses
     assert not {name for name in losses if f"| `{name}" not in table}
+
+
+def test_the_rows_of_the_documents_are_torchs():
+    torch_rows = pytest.importorskip("torch_rows")
+    stored = json.loads(torch_rows.GOLDEN.read_text())
+    assert stored["arguments"] == torch_rows.signatures()
+    assert stored["classes"] == torch_rows.classes()
+    for call, value in stored["values"].items():
+        np.testing.assert_allclose(torch_rows.value(call), value, rtol=1e-12)
