@@ -15,6 +15,8 @@ import jaxloss
 Curve = Callable[[jax.Array], Any]
 # They stand on white and on black: middle tones, nothing behind them.
 LOSS, SLOPE, FRAME = "#2f8fc4", "#dd7a1f", "#808890"
+COLOURED = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color")
+STYLE = {"svg.hashsalt": "jaxloss", "svg.fonttype": "path", "font.size": 9} | dict.fromkeys(COLOURED, FRAME)
 
 
 class Slice(NamedTuple):
@@ -212,9 +214,7 @@ def points(name: str, count: int = 241) -> tuple[np.ndarray, np.ndarray, np.ndar
 def write(folder: Path) -> None:
     """One SVG for each loss."""
     folder.mkdir(parents=True, exist_ok=True)
-    style = {"svg.hashsalt": "jaxloss", "svg.fonttype": "path", "font.size": 9}
-    frame = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color"), FRAME)
-    with mpl.rc_context(style | frame):
+    with mpl.rc_context(STYLE):
         for name in SLICES:
             _draw(name).savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None})
 

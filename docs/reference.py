@@ -110,7 +110,7 @@ def _line(value: object) -> tuple[str, int]:
 
 def _page(slug: str, page: Page) -> str:
     about = page.about or inspect.getdoc(getattr(jaxloss, slug)) or ""
-    parts = [f"# {page.title}", _links(_code_blocks(about))]
+    parts = [f"# {page.title}", links(_code_blocks(about))]
     parts += [_entry(name, public()[name]) for name in on(slug)]
     return "\n\n".join(parts) + "\n"
 
@@ -146,16 +146,16 @@ def _default(value: object) -> str:
 def _class(value: type) -> str:
     """A named tuple or a dataclass: what it says of itself, and its fields."""
     fields = ", ".join(f"`{name}`" for name in inspect.signature(value).parameters)
-    return f"{_links(inspect.getdoc(value) or '')}\n\nFields: {fields}."
+    return f"{links(inspect.getdoc(value) or '')}\n\nFields: {fields}."
 
 
 def _function(name: str, value: object) -> str:
     head, *rest = SECTION.split(inspect.getdoc(value) or "")
     sections = {title: dedent(text).strip() for title, text in zip(rest[::2], rest[1::2], strict=True)}
-    parts = [_links(head.strip()), _picture(name)]
+    parts = [links(head.strip()), _picture(name)]
     parts += ["\n".join(_fields(sections))]
     parts += [f"```pycon\n{sections['Example']}\n```"]
-    parts += [f":::{{note}}\n{_links(sections['Note'])}\n:::"] if "Note" in sections else []
+    parts += [f":::{{note}}\n{links(sections['Note'])}\n:::"] if "Note" in sections else []
     parts += ["References:\n\n" + "\n".join(f"- {_autolinks(line)}" for line in _references(sections["References"]))]
     return "\n\n".join(part for part in parts if part)
 
@@ -164,8 +164,8 @@ def _fields(sections: dict[str, str]) -> Iterator[str]:
     """Google's sections as field lists."""
     for title, field in (("Args", "param "), ("Raises", "raises ")):
         for name, text in _items(sections[title]):
-            yield f":{field}{name}: {indent(_links(text), '    ').strip()}"
-    yield f":returns: {indent(_links(sections['Returns']), '    ').strip()}"
+            yield f":{field}{name}: {indent(links(text), '    ').strip()}"
+    yield f":returns: {indent(links(sections['Returns']), '    ').strip()}"
 
 
 def _items(section: str) -> list[tuple[str, str]]:
@@ -182,7 +182,7 @@ def _autolinks(text: str) -> str:
     return re.sub(r"(https?://\S+)", r"<\1>", text)
 
 
-def _links(text: str) -> str:
+def links(text: str) -> str:
     """`name` of a public function as a link to its entry."""
     names = "|".join(sorted(map(re.escape, public()), key=len, reverse=True))
     return re.sub(rf"(?<![`\w{{])`(?:jaxloss\.)?({names})`(?!`)", r"{py:obj}`~jaxloss.\1`", text)
