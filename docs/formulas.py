@@ -29,7 +29,8 @@ def drawing(latex: str, block: bool) -> str:
 
 
 def _plain(latex: str) -> str:
-    r"""Names of arguments upright: the parser does not know \_ in text."""
+    r"""Names of arguments upright, since the parser does not know \_ in text, and the epsilon that the texts write."""
+    latex = latex.replace(r"\epsilon", r"\varepsilon")
     latex = re.sub(r"\\operatorname\{([^}]*\\_[^}]*)\}", r"\\text{\1}", " ".join(latex.split()))
     return re.sub(r"\\text\{[^}]*\}", lambda text: text[0].replace(r"\_", "_"), latex)
 

@@ -1,4 +1,7 @@
-"""A picture of each loss and of its slope along one line, drawn from the package whenever the site is built."""
+"""A picture of each loss and of its slope along one line, drawn from the package whenever the site is built.
+
+`python docs/pictures.py` draws the one that the README shows, which is committed: docs/_static/losses.svg.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import jaxloss
@@ -207,6 +211,8 @@ def points(name: str, count: int = 241) -> tuple[np.ndarray, np.ndarray, np.ndar
     _, (low, high), curve = SLICES[name]
     x = jnp.linspace(low, high, count)
     value, slope = jax.jit(jax.vmap(jax.value_and_grad(curve)))(x)
+    if not np.isfinite(np.stack([value, slope])).all():
+        raise ValueError(f"{name} is not finite over {SLICES[name].over}")
     turn = 180 / np.pi if high == 180 else 1.0
     return np.asarray(x), np.asarray(value), np.asarray(slope) * turn
 
@@ -220,9 +226,13 @@ def write(folder: Path) -> None:
 
 
 def _draw(name: str) -> Figure:
-    x, value, slope = points(name)
     figure = Figure(figsize=(3.6, 2.3), layout="constrained")
-    axes = figure.subplots()
+    _curves(figure.subplots(), name)
+    return figure
+
+
+def _curves(axes: Axes, name: str) -> None:
+    x, value, slope = points(name)
     axes.axhline(0, color=FRAME, linewidth=0.6)
     axes.plot(x, slope, color=SLOPE, linestyle=(0, (4, 2)), linewidth=1.6)
     axes.plot(x, value, color=LOSS, linewidth=2)
@@ -230,4 +240,22 @@ def _draw(name: str) -> Figure:
     axes.margins(x=0.01)
     if x[-1] == 180:
         axes.set_xticks([-180, -90, 0, 90, 180])
+
+
+SHOWN = ("cross_entropy", "huber_loss", "sigmoid_focal_loss", "dice_loss", "ctc_loss_with_logits", "info_nce_loss")
+
+
+def _overview() -> Figure:
+    """Six losses in two rows."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, name in zip(figure.subplots(2, 3).flat, SHOWN, strict=True):
+        _curves(axes, name)
+        axes.set_title(name, fontsize=10, family="monospace")
+        axes.set_xlabel(SLICES[name].over.split(",")[0], fontsize=7)
     return figure
+
+
+if __name__ == "__main__":
+    with mpl.rc_context(STYLE):
+        path = Path(__file__).parent / "_static" / "losses.svg"
+        _overview().savefig(path, transparent=True, metadata={"Date": None})

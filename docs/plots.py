@@ -65,7 +65,11 @@ def _ratios(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(7.2, 0.9 + 0.21 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for name, (marker, color) in PEERS.items():
-        points = [(row["peers"][name]["ms"] / row["peers"]["jaxloss"]["ms"], y) for y, row in enumerate(rows) if name in row["peers"]]
+        points = [
+            (row["peers"][name]["ms"] / row["peers"]["jaxloss"]["ms"], y)
+            for y, row in enumerate(rows)
+            if name in row["peers"]
+        ]
         if points:
             x, y = zip(*points, strict=True)
             axes.scatter(x, y, marker=marker, color=color, s=22, label=name, zorder=2)

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent, indent
@@ -26,13 +25,17 @@ PAGES = {
     "regression": Page(
         "Regression", ("_regression",), "Numbers against numbers, and the likelihoods of counts and of normal errors."
     ),
-    "errors": Page("More errors of regression", ("_errors",), "What torch has not: quantiles, percentages, logarithms."),
+    "errors": Page(
+        "More errors of regression", ("_errors",), "What torch has not: quantiles, percentages, logarithms."
+    ),
     "binary": Page("Two classes", ("_binary",), "Yes or no for each entry: one label, or many independent ones."),
     "categorical": Page(
         "Many classes", ("_categorical",), "One class of many, as an index or as probabilities, and divergences."
     ),
     "classes": Page(
-        "More losses over classes", ("_classes",), "Cross entropies for noisy labels, and losses whose optimum is sparse."
+        "More losses over classes",
+        ("_classes",),
+        "Cross entropies for noisy labels, and losses whose optimum is sparse.",
     ),
     "focal": Page("Focal losses", ("_focal",), "Cross entropies that look away from what is already right."),
     "linear_cross_entropy": Page(
@@ -191,26 +194,24 @@ def links(text: str) -> str:
 def _picture(name: str) -> str:
     if name not in pictures.SLICES:
         return ""
-    return f"```{{figure}} pictures/{name}.svg\n:class: slice\n:alt: {_alt(name)}\n\n{pictures.SLICES[name].caption}\n```"
+    return f"{_figure(name)}\n{pictures.SLICES[name].caption}\n```"
 
 
-def _alt(name: str) -> str:
-    return f"{name} and its slope over: {pictures.SLICES[name].over}"
+def _figure(name: str, **options: str) -> str:
+    """The head of a figure."""
+    options |= {"class": "slice", "alt": f"{name} and its slope over: {pictures.SLICES[name].over}"}
+    lines = [f"```{{figure}} pictures/{name}.svg", *(f":{key}: {value}" for key, value in options.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _gallery() -> str:
     figures = [
-        f"```{{figure}} pictures/{name}.svg\n:class: slice\n:alt: {_alt(name)}\n:target: {page_of(name)}.html#{_anchor(name)}\n\n"
-        f"{{py:obj}}`jaxloss.{name}`\n```"
+        f"{_figure(name, target=f'{page_of(name)}.html#jaxloss.{name}')}\n{{py:obj}}`~jaxloss.{name}`\n```"
         for slug in PAGES
         for name in on(slug)
         if name in pictures.SLICES
     ]
     return GALLERY + ":::::{container} gallery\n" + "\n\n".join(figures) + "\n:::::\n"
-
-
-def _anchor(name: str) -> str:
-    return f"jaxloss.{name}"
 
 
 def _index() -> str:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from cases import CASES, CUSTOM_VJP
 from migration import DOCS, rows
 
-import jaxloss
 from jaxloss import _rules
 
 PAGE = DOCS / "capabilities.md"
@@ -16,13 +15,14 @@ PEERS = ("from_pytorch.md", "from_optax.md", "from_keras.md")
 COLUMNS = ("loss", "weights", "class axis", "classes as", "forward mode", "`axis_name`", "chunks", "kernel")
 HEAD = """# Losses and what they can
 
-Written by `python tests/capabilities.py`, which looks at the signatures, the rules of `checked` and the tables of names; a
-test compares the page with it, and tries forward mode and class probabilities on each loss.
+Written by `python tests/capabilities.py`, which looks at the signatures, the rules of `checked` and the pages of names;
+a test compares the page with it, and tries forward mode and class probabilities on each loss.
 
 Every loss takes `where`, and as `reduction` "mean", "sum", "none" and "sum_and_weight"{batchmean};
-has first and second derivatives in reverse mode, `jit` and `vmap`; and has a rule in [`checked`](api/debugging.md) for
-the values of each argument. `chunked` computes any of them that is a loss over samples a few samples at a time; "chunks" below are those
-that a loss makes itself.
+has first and second derivatives in reverse mode, `jit` and `vmap`; and has a rule in
+[`checked`](api/debugging.md) for the values of each argument. `chunked` computes any of them that is a loss over
+samples a few samples at a time; "chunks" below are those that a loss makes itself. Forward mode of `"autodiff"` needs
+`implementation="autodiff"`.
 """
 
 
@@ -63,7 +63,7 @@ def row(name: str) -> Row:
         weights=", ".join(f"`{w}`" for w in ("weight", "pos_weight", "alpha") if w in given and _weighs(name, w)),
         class_axis="1, or `axis`" if axis is None else "-1, or `axis`" if axis else "",
         classes_as=classes_as(name),
-        forward_mode='`implementation="autodiff"`' if loss in CUSTOM_VJP else "yes",
+        forward_mode='`"autodiff"`' if loss in CUSTOM_VJP else "yes",
         axis_name=_yes("axis_name" in given),
         chunks=_yes("chunk_size" in given),
         kernel=_yes("implementation" in given),

@@ -15,7 +15,9 @@ each = pytest.mark.parametrize("name", capabilities.losses())
 
 def a_case(name):
     """The plainest row of the table."""
-    return next(case for case in CASES if case.loss.__name__ == name and case.static.get("implementation") != "autodiff")
+    return next(
+        case for case in CASES if case.loss.__name__ == name and case.static.get("implementation") != "autodiff"
+    )
 
 
 def test_the_page_is_what_the_script_writes():
@@ -37,7 +39,7 @@ def lower_forward(case, **options):
 def test_forward_mode(name):
     case = a_case(name)
     if case.loss in CUSTOM_VJP:
-        with pytest.raises((TypeError, ValueError), match="autodiff|forward-mode"):
+        with pytest.raises((TypeError, ValueError), match=r"autodiff|forward-mode"):
             lower_forward(case, implementation="xla")
         lower_forward(case, implementation="autodiff")
     else:

@@ -1,4 +1,4 @@
-"""Every argument of torch's, optax's and Keras's losses has a row in docs/, and every row is true; where a peer is wrong."""
+"""Every argument of torch's, optax's and Keras's losses has a row in docs/, and each is true; where a peer is wrong."""
 
 import inspect
 import json

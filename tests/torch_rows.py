@@ -1,4 +1,4 @@
-"""Values of the rows of docs/from_pytorch.md from torch, and the script that stores them: `python tests/torch_rows.py`."""
+"""The rows of docs/from_pytorch.md in torch, and the script that stores them: `python tests/torch_rows.py`."""
 
 import inspect
 import json

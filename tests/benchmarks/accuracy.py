@@ -1,4 +1,4 @@
-"""What rounding and edges do to each library: `python tests/benchmarks/accuracy.py` writes the tables of docs/numerics.md.
+"""What rounding and edges do to each library, for docs/numerics.md: `python tests/benchmarks/accuracy.py`.
 
 The true value is computed in float64, where that is exact, or follows from the formula. It needs torch and optax.
 """
@@ -173,8 +173,7 @@ EDGES = [
         0,
         "abs(grad(lambda x: ours.ctc_loss_with_logits(x, jnp.array([1, 1, 1]), jnp.array(4), jnp.array(3)),"
         " np.zeros((4, 3)))).max()",
-        "abs(torch_grad(lambda x: F.ctc_loss(x.log_softmax(-1), t([1, 1, 1]), t(4), t(3)),"
-        " [[0.0] * 3] * 4)).max()",
+        "abs(torch_grad(lambda x: F.ctc_loss(x.log_softmax(-1), t([1, 1, 1]), t(4), t(3)), [[0.0] * 3] * 4)).max()",
         "abs(grad(lambda x: o.ctc_loss(x, jnp.zeros((1, 4)), jnp.array([[1, 1, 1]]), jnp.zeros((1, 3))),"
         " np.zeros((1, 4, 3)))).max()",
     ),
@@ -198,8 +197,16 @@ def shown(value: Any) -> str:
     array = value.float().numpy() if hasattr(value, "detach") else np.asarray(value)
     if array.dtype == bool or "bool" in str(getattr(value, "dtype", "")):
         return "yes" if array else "no"
-    numbers = [f"{float(x) + 0.0:.5g}" for x in array.astype(np.float64).ravel()]
-    return ", ".join(numbers).replace("nan", "NaN").replace("inf", "∞").replace("e+0", "e").replace("e+", "e")
+    return ", ".join(_number(float(x) + 0.0) for x in array.astype(np.float64).ravel())
+
+
+def _number(x: float) -> str:
+    """Five digits, a true minus, and powers of ten as one writes them."""
+    digits, _, power = f"{x:.5g}".partition("e")
+    text = digits.replace("nan", "NaN").replace("inf", "∞").replace("-", "−")
+    if not power:
+        return text
+    return f"{text}·10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}".removeprefix("1·")
 
 
 def edges() -> str:
@@ -214,7 +221,8 @@ def edges() -> str:
 
 def largest(got: Any, true: np.ndarray) -> str:
     """The largest error, against the largest number."""
-    return f"{np.abs(np.asarray(got, np.float64) - true).max() / np.abs(true).max():.1e}"
+    error = np.abs(np.asarray(got, np.float64) - true).max() / np.abs(true).max()
+    return _number(float(f"{error:.1e}"))
 
 
 def of_cross_entropy(dtype: str) -> list[str]:
@@ -287,14 +295,16 @@ def main() -> None:
 
     versions = f"jax {jax.__version__}, torch {torch.__version__.split('+')[0]}, optax {optax.__version__}, on a CPU"
     PAGE.parent.mkdir(exist_ok=True)
-    text = f"With {versions}.\n\n## Edges\n\n{ABOUT_EDGES}\n\n{edges()}\n\n## Rounding\n\n{ABOUT_ERRORS}\n\n{errors()}\n"
+    text = (
+        f"With {versions}.\n\n## Edges\n\n{ABOUT_EDGES}\n\n{edges()}\n\n## Rounding\n\n{ABOUT_ERRORS}\n\n{errors()}\n"
+    )
     PAGE.write_text(text)
     print(text)
 
 
 ABOUT_EDGES = """In float32 unless it says otherwise. An empty cell: the library has no such function, or raises."""
-ABOUT_ERRORS = """The largest error of each result, against its largest entry; the true values are computed in float64 from the rounded
-inputs, those of CTC by torch."""
+ABOUT_ERRORS = """The largest error of each result, against its largest entry; the true values are computed in float64
+from the rounded inputs, those of CTC by torch."""
 
 if __name__ == "__main__":
     main()
