@@ -30,6 +30,7 @@ html_theme = "furo"
 html_title = f"jaxloss {release}"
 html_math_renderer = "drawn"
 html_static_path = ["_static"]
+pygments_dark_style = "github-dark"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False

@@ -144,10 +144,10 @@ SLICES: dict[str, Slice] = {
         "prediction, target 1", (-1.0, 3.0), lambda x: jaxloss.mean_absolute_percentage_error(x, 1.0)
     ),
     "mean_squared_logarithmic_error": Slice(
-        "prediction, target 1", (-0.7, 6.0), lambda x: jaxloss.mean_squared_logarithmic_error(x, 1.0)
+        "prediction, target 1", (-0.4, 6.0), lambda x: jaxloss.mean_squared_logarithmic_error(x, 1.0)
     ),
     "binary_cross_entropy": Slice(
-        "probability, target 1", (0.05, 0.999), lambda x: jaxloss.binary_cross_entropy(x, 1.0)
+        "probability, target 1", (0.12, 0.999), lambda x: jaxloss.binary_cross_entropy(x, 1.0)
     ),
     **{name: _logit(name) for name in ("binary_cross_entropy_with_logits", "sigmoid_focal_loss")},
     "binary_sparsemax_loss": _logit("binary_sparsemax_loss"),
@@ -193,7 +193,7 @@ SLICES: dict[str, Slice] = {
     "complete_box_iou_loss": Slice("width of a box of height 1, against a unit square", (0.2, 4.0), _widths),
     "ctc_loss": Slice(
         "probability of the only label in each of 3 frames, otherwise blank",
-        (0.01, 0.99),
+        (0.1, 0.99),
         lambda x: jaxloss.ctc_loss(_frames(x), jnp.array([1]), jnp.array(3), jnp.array(1)),
     ),
     "ctc_loss_with_logits": Slice(

@@ -243,7 +243,6 @@ arrays that a loss compares come first, by position or by name; everything else 
 ```{{toctree}}
 :hidden:
 
-gallery
 {slugs}
 ```
 """
