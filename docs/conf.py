@@ -15,7 +15,7 @@ import rendered  # noqa: E402
 
 project = "jaxloss"
 author = "The jaxloss authors"
-copyright = "Apache License 2.0"
+copyright = "the authors, Apache License 2.0"
 version = release = installed("jaxloss")
 
 extensions = ["myst_nb", "sphinx.ext.extlinks", "formulas"]

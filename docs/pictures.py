@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 import jaxloss
 
+# Compiling is most of what the pictures cost: without LLVM's optimiser it is a third.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 Curve = Callable[[jax.Array], Any]
 # They stand on white and on black: middle tones, nothing behind them.
 LOSS, SLOPE, FRAME = "#2f8fc4", "#dd7a1f", "#808890"
@@ -210,7 +212,7 @@ def points(name: str, count: int = 241) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Where a loss is looked at, what it is there, and its slope, per radian where the line is an angle."""
     _, (low, high), curve = SLICES[name]
     x = jnp.linspace(low, high, count)
-    value, slope = jax.jit(jax.vmap(jax.value_and_grad(curve)))(x)
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(curve)), compiler_options=QUICK)(x)
     if not np.isfinite(np.stack([value, slope])).all():
         raise ValueError(f"{name} is not finite over {SLICES[name].over}")
     turn = 180 / np.pi if high == 180 else 1.0

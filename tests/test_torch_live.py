@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import CHECKS
 from test_torch import ENTRIES, close, ours
 from torch_grid import Entry
 
@@ -51,3 +52,9 @@ def test_the_rows_of_the_documents_are_torchs():
     assert stored["classes"] == torch_rows.classes()
     for call, value in stored["values"].items():
         np.testing.assert_allclose(torch_rows.value(call), value, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [case for case, check in CHECKS.items() if check.torchs])
+def test_torch_differs_as_the_documents_say(case):
+    assert CHECKS[case].torchs(torch, torch.nn.functional)
