@@ -249,11 +249,11 @@ SHOWN = ("cross_entropy", "huber_loss", "sigmoid_focal_loss", "dice_loss", "ctc_
 
 def _overview() -> Figure:
     """Six losses in two rows."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.9), layout="constrained")
     for axes, name in zip(figure.subplots(2, 3).flat, SHOWN, strict=True):
         _curves(axes, name)
-        axes.set_title(name, fontsize=10, family="monospace")
-        axes.set_xlabel(SLICES[name].over.split(",")[0], fontsize=7)
+        axes.set_title(name, fontsize=9, family="monospace")
+        axes.set_xlabel(SLICES[name].over.split(",")[0], fontsize=6.5)
     return figure
 
 

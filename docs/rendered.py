@@ -14,9 +14,16 @@ def copy(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     names = sorted((path.stem for path in source.glob("*.ipynb")), key=_place)
     for name in names:
-        shutil.copy(source / f"{name}.ipynb", target)
+        (target / f"{name}.ipynb").write_text(_moved((source / f"{name}.ipynb").read_text()))
+        if (source / f"{name}.py").exists():
+            shutil.copy(source / f"{name}.py", target)  # which a notebook may link to
     lines = [f"| [{_title(source / f'{name}.ipynb')}]({name}.ipynb) | `notebooks/{name}.py` |" for name in names]
     (target / "index.md").write_text(PAGE.format(rows="\n".join(lines), names="\n".join(names)))
+
+
+def _moved(text: str) -> str:
+    """Its links into docs/ and to the README, as they are from where it is shown."""
+    return text.replace("](../docs/", "](../").replace("](../README.md", "](../index.md")
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -27,7 +34,7 @@ def _title(path: Path) -> str:
     """The first heading."""
     cells = json.loads(path.read_text())["cells"]
     lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown").splitlines()
-    return next(line.removeprefix("# ") for line in lines if line.startswith("# "))
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), path.stem)
 
 
 PAGE = """# Notebooks
