@@ -1,6 +1,7 @@
 """The grid of `torch_grid` against torch itself, in every precision."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -58,3 +59,12 @@ def test_the_rows_of_the_documents_are_torchs():
 @pytest.mark.parametrize("case", [case for case, check in CHECKS.items() if check.torchs])
 def test_torch_differs_as_the_documents_say(case):
     assert CHECKS[case].torchs(torch, torch.nn.functional)
+
+
+def test_the_loop_that_the_documents_port_runs():
+    page = (Path(__file__).parent.parent / "docs" / "from_pytorch.md").read_text()
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    names = {"batches": [(x, x[:, :3].argmax(1))] * 100}
+    (loop,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    exec(loop, names)
+    assert names["loss"] < 0.4
