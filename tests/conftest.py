@@ -19,7 +19,14 @@ if os.environ.get("JAXLOSS_TESTS") != "all" and quick.FLAGS not in os.environ.ge
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick.FLAGS}"
 
 # Scripts that pytest would import to look for doctests; those of references need torch and Keras.
-collect_ignore = ["torch_reference.py", "peer_reference.py", "breakages.py", "two_processes.py", "on_devices.py"]
+collect_ignore = [
+    "torch_reference.py",
+    "peer_reference.py",
+    "torch_rows.py",
+    "breakages.py",
+    "two_processes.py",
+    "on_devices.py",
+]
 
 
 @pytest.fixture(autouse=True)

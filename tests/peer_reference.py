@@ -3,6 +3,7 @@
 It needs keras on its JAX backend, torch and torchvision; the suite needs none of them.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -64,6 +65,8 @@ def main() -> None:
     """Store everything."""
     names = sorted(name for name in dir(keras.losses) if not name.startswith("_"))
     stored = {"keras": keras.__version__, "keras_names": names, "keras_values": of_keras()}
+    functions = [name for name in names if inspect.isfunction(getattr(keras.losses, name))]
+    stored["keras_arguments"] = {n: list(inspect.signature(getattr(keras.losses, n)).parameters) for n in functions}
     stored |= {"boxes": boxes().tolist(), "torchvision": of_torchvision()}
     GOLDEN.write_text(json.dumps(stored) + "\n")
     print(f"keras {keras.__version__} and torchvision {stored['torchvision']['version']} in {GOLDEN.name}")

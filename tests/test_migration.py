@@ -1,5 +1,6 @@
-"""Every name of optax.losses and keras.losses has a row in docs/, and every row is true; where a peer is wrong."""
+"""Every argument of torch's, optax's and Keras's losses has a row in docs/, and each is true; where a peer is wrong."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -9,17 +10,47 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from migration import arrays, names, rows
+from migration import arguments, arrays, names, rows
 
 import jaxloss
 
+TORCH_STORED = json.loads((Path(__file__).parent / "golden_torch_rows.json").read_text())
 STORED = json.loads((Path(__file__).parent / "golden_peers.json").read_text())
 OPTAX = [(theirs[0], ours) for theirs, ours in rows("from_optax.md") if ours]
 KERAS = [(theirs[0], ours) for theirs, ours in rows("from_keras.md") if ours]
+TORCH = [(theirs[0], ours) for theirs, ours in rows("from_pytorch.md") if ours]
 
 
 def ours_on_the_arrays(call):
-    return eval(call, {**vars(jaxloss), **arrays(), "jnp": jnp})
+    more = {"jnp": jnp, "far": lambda a, b: abs(a - b).sum(-1)}
+    return eval(call, {**vars(jaxloss), **arrays(), **more})
+
+
+def pairs(signatures):
+    return {(name, argument) for name, arguments in signatures.items() for argument in arguments}
+
+
+def test_every_argument_of_torch_has_a_row():
+    assert pairs(TORCH_STORED["arguments"]) - arguments("from_pytorch.md", TORCH_STORED["arguments"]) == set()
+    assert set(TORCH_STORED["classes"]) <= {name for theirs, _ in rows("from_pytorch.md") for name in theirs}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), TORCH, ids=[theirs.split("(")[0] for theirs, _ in TORCH])
+def test_row_of_torch(theirs, ours):
+    expected = TORCH_STORED["values"][theirs]
+    np.testing.assert_allclose(ours_on_the_arrays(ours), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_every_argument_of_optax_has_a_row():
+    public = [name for name in dir(optax.losses) if not name.startswith("_")]
+    signatures = {name: list(inspect.signature(getattr(optax.losses, name)).parameters) for name in public}
+    if optax.__version__ == "0.2.8":
+        assert pairs(signatures) - arguments("from_optax.md", signatures) == set()
+
+
+def test_every_argument_of_keras_has_a_row():
+    signatures = {n: a for n, a in STORED["keras_arguments"].items() if n not in ("get", "serialize", "deserialize")}
+    assert pairs(signatures) - arguments("from_keras.md", signatures) == set()
 
 
 def test_every_name_of_optax_has_a_row():
@@ -39,7 +70,7 @@ def test_row_of_optax(theirs, ours):
     if theirs.split("(")[0] not in dir(optax.losses):
         pytest.skip(f"optax {optax.__version__} has not got it")
     given = {name: jnp.asarray(a) for name, a in arrays().items()}
-    expected = eval(theirs, {**vars(optax.losses), **given, "jax": jax})
+    expected = eval(theirs, {**vars(optax.losses), **given, "jax": jax, "jnp": jnp})
     np.testing.assert_allclose(ours_on_the_arrays(ours), expected, rtol=1e-6, atol=1e-9)
 
 

@@ -1,11 +1,14 @@
 """The grid of `torch_grid` against torch itself, in every precision."""
 
+import json
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import CHECKS
 from test_torch import ENTRIES, close, ours
 from torch_grid import Entry
 
@@ -35,9 +38,33 @@ def test_bfloat16_loses_no_more_than_its_input_did(entry):
     close({k: got[k] for k in got if k not in values}, {k: expected[k] for k in got if k not in values}, 2**-8)
 
 
-def test_every_loss_of_torch_stands_in_the_readme():
+def test_every_loss_of_torch_stands_in_the_documents():
     names = dir(torch.nn.functional)
     losses = {n for n in names if n.endswith(("_loss", "cross_entropy", "_with_logits")) or n == "kl_div"}
-    table = (Path(__file__).parent.parent / "README.md").read_text().split("## Coming from PyTorch")[1].split("## ")[0]
+    page = (Path(__file__).parent.parent / "docs" / "from_pytorch.md").read_text()
     assert "mse_loss" in losses
-    assert not {name for name in losses if f"| `{name}" not in table}
+    assert not {name for name in losses if f"| `F.{name}" not in page}
+
+
+def test_the_rows_of_the_documents_are_torchs():
+    torch_rows = pytest.importorskip("torch_rows")
+    stored = json.loads(torch_rows.GOLDEN.read_text())
+    assert stored["arguments"] == torch_rows.signatures()
+    assert stored["classes"] == torch_rows.classes()
+    for call, value in stored["values"].items():
+        np.testing.assert_allclose(torch_rows.value(call), value, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [case for case, check in CHECKS.items() if check.torchs])
+def test_torch_differs_as_the_documents_say(case):
+    assert CHECKS[case].torchs(torch, torch.nn.functional)
+
+
+def test_the_loop_that_the_documents_port_runs():
+    page = (Path(__file__).parent.parent / "docs" / "from_pytorch.md").read_text()
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    names = {"batches": [(x, x[:, :3].argmax(1))] * 100}
+    (loop,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    exec(loop, names)
+    assert names["loss"] < 0.4
