@@ -1,14 +1,27 @@
 """More losses over classes: poly, generalized cross entropy, sparsemax."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, at_most, log_sum, pick, shift, surprise, times, upcast
+from ._numerics import (
+    again,
+    at_least_float32,
+    at_most,
+    change,
+    log_sum,
+    pick,
+    positive_part,
+    shift,
+    surprise,
+    times,
+    upcast,
+)
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -304,16 +317,22 @@ def binary_sparsemax_loss(
     """
     name = "binary_sparsemax_loss"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
-    loss = times(t, _sparse_plus(-x)) + times(1 - t, _sparse_plus(x)) - t * (1 - t)
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, _sparse_mix(x, t), reduction, keep)
 
 
 @jax.custom_jvp
+def _sparse_mix(x: Array, t: Array) -> Array:
+    return times(t, _sparse_plus(-x)) + times(1 - t, _sparse_plus(x)) - t * (1 - t)
+
+
+@partial(_sparse_mix.defjvp, symbolic_zeros=True)
+def _sparse_mix_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (dx, dt), (x, t) = tangents, again(*primals)
+    slope = (1 - t) * jnp.clip((x + 1) / 2, 0, 1) - t * jnp.clip((1 - x) / 2, 0, 1)
+    value = _sparse_mix(*primals)
+    return value, change(value, (slope, dx), (2 * t - 1 - x, dt))
+
+
 def _sparse_plus(x: Array) -> Array:
     """0 up to -1, (x + 1)² / 4 up to 1, then x."""
-    return jnp.square(at_most(jnp.maximum(x + 1, 0), 2)) / 4 + jnp.maximum(x - 1, 0)
-
-
-@_sparse_plus.defjvp
-def _sparse_plus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _sparse_plus(*primals), jnp.clip((primals[0] + 1) / 2, 0, 1) * tangents[0]
+    return jnp.square(at_most(positive_part(x + 1), 2)) / 4 + positive_part(x - 1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import absolute, change, divide
+from ._numerics import absolute, again, change, divide, positive_part
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -253,13 +253,13 @@ def quantile_loss(
 
 @jax.custom_jvp
 def _pinball(d: Array, q: Array) -> Array:
-    return q * jnp.maximum(d, 0) + (1 - q) * jnp.maximum(-d, 0)
+    return q * positive_part(d) + (1 - q) * positive_part(-d)
 
 
 @partial(_pinball.defjvp, symbolic_zeros=True)
 def _pinball_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (d, q), (dd, dq) = primals, tangents
-    value = _pinball(d, q)
+    (dd, dq), (d, q) = tangents, again(*primals)
+    value = _pinball(*primals)
     return value, change(value, (jnp.where(d > 0, q, jnp.where(d < 0, q - 1, 0)), dd), (d, dq))
 
 
@@ -313,14 +313,15 @@ def expectile_loss(
 
 @jax.custom_jvp
 def _expectile(d: Array, tau: Array) -> Array:
-    return tau * jnp.square(jnp.maximum(d, 0)) + (1 - tau) * jnp.square(jnp.maximum(-d, 0))
+    return tau * jnp.square(positive_part(d)) + (1 - tau) * jnp.square(positive_part(-d))
 
 
 @partial(_expectile.defjvp, symbolic_zeros=True)
 def _expectile_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (d, tau), (dd, dtau) = primals, tangents
-    value = _expectile(d, tau)
-    return value, change(value, (2 * jnp.where(d < 0, 1 - tau, tau) * d, dd), (jnp.sign(d) * jnp.square(d), dtau))
+    (dd, dtau), (d, tau) = tangents, again(*primals)
+    value = _expectile(*primals)
+    slope = 2 * jnp.where(d < 0, 1 - tau, tau) * d
+    return value, change(value, (slope, dd), (jnp.sign(d) * jnp.square(d), dtau))
 
 
 def _level(name: str, argument: str, value: ArrayLike, x: Array, keep: Array | None) -> Array:

@@ -9,7 +9,19 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, change, divide, log_sum, one_hot, pick, shift, softplus_mix, times
+from ._numerics import (
+    again,
+    at_least_float32,
+    change,
+    divide,
+    log_sum,
+    one_hot,
+    pick,
+    positive_part,
+    shift,
+    softplus_mix,
+    times,
+)
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -186,16 +198,16 @@ def _sigmoid_focal(x: Array, t: Array, gamma: Array) -> Array:
 
 
 def _wrong_and_cost(x: Array, t: Array) -> tuple[Array, Array]:
-    down, up = jnp.exp(-jnp.maximum(x, 0)), jnp.exp(-jnp.maximum(-x, 0))
+    down, up = jnp.exp(-positive_part(x)), jnp.exp(-positive_part(-x))
     small = down * up  # e^-|x|
     wrong = jnp.maximum((t * down + (1 - t) * up) / (1 + small), np.finfo(x.dtype).tiny)
-    linear = times(1 - t, jnp.maximum(x, 0)) + times(t, jnp.maximum(-x, 0))
+    linear = times(1 - t, positive_part(x)) + times(t, positive_part(-x))
     return wrong, linear + jnp.log1p(small)
 
 
 @partial(_sigmoid_focal.defjvp, symbolic_zeros=True)
 def _sigmoid_focal_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
-    (x, t, gamma), (dx, dt, dgamma) = primals, tangents
+    (dx, dt, dgamma), (x, t, gamma) = tangents, again(*primals)
     yes, no = lax.logistic(x), lax.logistic(-x)
     wrong = jnp.maximum(t * no + (1 - t) * yes, np.finfo(x.dtype).tiny)
     cost = softplus_mix(x, 1 - t, t)
@@ -203,5 +215,5 @@ def _sigmoid_focal_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any,
     of_x = gamma * times(divide((1 - 2 * t) * yes * no, wrong), cost) + (1 - t) * yes - t * no
     of_t = gamma * times(divide(no - yes, wrong), cost) - x
     of_gamma = times(factor * jnp.log(wrong), cost)
-    value = _sigmoid_focal(x, t, gamma)
+    value = _sigmoid_focal(*primals)
     return value, change(value, (factor * of_x, dx), (factor * of_t, dt), (of_gamma, dgamma))

@@ -1,6 +1,12 @@
 """Losses of linear classifiers: hinge, squared hinge and perceptron, for two classes and for many."""
 
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from . import _check, _labels
 from ._numerics import at_least_float32, one_hot, pick, positive_part, upcast
@@ -268,6 +274,24 @@ def _multiclass(
     margin = _check.number(name, "margin", margin, at_least_float32(x.dtype))
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
     x = upcast(_check.masked(x, counted))
-    best_other = jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
-    excess = positive_part(margin - jnp.squeeze(pick(x, right, axis), axis) + best_other)
+    excess = positive_part(margin - jnp.squeeze(pick(x, right, axis), axis) + _best_other(x, right, axis))
     return reduce(name, _labels.spoiled(jnp.ones(excess.shape, x.dtype), index) * _power(excess, p), reduction, keep)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _best_other(x: Array, right: Array, axis: int) -> Array:
+    """The highest score of another class, or the lowest number if there is none."""
+    # Without a comparison, as in `sum_without`: 1 at the right class makes a bound below all scores, 0 elsewhere none.
+    place = lax.broadcasted_iota(x.dtype, x.shape, axis)
+    own = jnp.maximum(1 - jnp.abs(place - right.astype(x.dtype)), 0)
+    return jnp.max(jnp.minimum(x, 1 / own - own * np.finfo(x.dtype).max), axis)
+
+
+@_best_other.defjvp
+def _best_other_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    (x, right), (dx, _) = primals, tangents
+
+    def best(x: Array) -> Array:
+        return jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
+
+    return _best_other(x, right, axis), jax.jvp(best, (x,), (dx,))[1]

@@ -1,11 +1,16 @@
 """Losses that ask for a margin: hinge_embedding, margin_ranking, multi_margin, multilabel_margin and the soft ones."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from . import _check, _labels
 from ._numerics import at_least_float32, one_hot, pick, positive_part, softplus, softplus_mix, times, upcast
 from ._reduce import reduce
-from ._types import ArrayLike, Number, Reduced, Reduction
+from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
 def hinge_embedding_loss(
@@ -320,12 +325,51 @@ def multilabel_margin_loss(
     x, labels = jnp.moveaxis(upcast(x), axis, -1), jnp.moveaxis(labels, axis, -1)
     classes = x.shape[-1]
     listed = jnp.cumprod(labels != -1, axis=-1).astype(bool)  # up to the first -1
-    is_label = listed[..., None] & (labels[..., None] == jnp.arange(classes))  # (..., list, class)
-    own = jnp.sum(jnp.where(is_label, x[..., None, :], 0), -1)
-    excess = 1 - own[..., None] + x[..., None, :]
-    violated = (excess > 0) & listed[..., None] & ~jnp.any(is_label, -2)[..., None, :]
-    loss = jnp.sum(jnp.where(violated, excess, 0), (-2, -1)) / classes
+    loss = _multilabel_margin(x, jnp.where(listed, labels, -1)) / classes
 
     unknown = jnp.any(listed & (labels == classes), -1, keepdims=True)
     spoilt = jnp.sum(jnp.where(unknown, x, 0) * jnp.where(unknown, jnp.nan, 1), -1)  # 0 in every good sample
     return reduce(name, loss + spoilt, reduction, keep)
+
+
+@jax.custom_jvp
+def _multilabel_margin(x: Array, labels: Array) -> Array:
+    """Σ max(0, 1 - x at a label + x at no label), over the labels in front of the -1s and over the other classes."""
+
+    def add(total: Array, other: Array, own: Array, hit: Array) -> Array:
+        return total + jnp.sum(jnp.where(other, positive_part(1 - own + x), 0), -1)
+
+    return _over_labels(add, jnp.zeros_like(x[..., 0]), x, labels)
+
+
+@_multilabel_margin.defjvp
+def _multilabel_margin_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    # Linear between kinks: of each pair that counts, +1 for the other class and -1 for the label.
+    (x, labels), (dx, _) = primals, tangents
+
+    def add(slope: Array, other: Array, own: Array, hit: Array) -> Array:
+        pairs = (other & (1 - own + x > 0)).astype(x.dtype)
+        return slope + pairs - hit * jnp.sum(pairs, -1, keepdims=True)
+
+    slope = _over_labels(add, jnp.zeros_like(x), x, labels)
+    return _multilabel_margin(x, labels), jnp.sum(slope * dx, -1)
+
+
+def _over_labels(add: Callable[..., Array], total: Array, x: Array, labels: Array) -> Array:
+    """`add` for one label of each row after the other, up to the longest list: pairs of classes would be C² a row."""
+    x = lax.stop_gradient(x)
+    places = jnp.arange(x.shape[-1], dtype=labels.dtype)
+
+    def label(number: Array) -> tuple[Array, Array]:
+        index = lax.dynamic_index_in_dim(labels, number, -1)
+        return index, places == index
+
+    most = jnp.max(jnp.sum(labels != -1, -1), initial=0)
+    named = lax.fori_loop(0, most, lambda k, named: named | label(k)[1], jnp.zeros(x.shape, bool))
+
+    def step(number: Array, total: Array) -> Array:
+        index, hit = label(number)
+        other = ~named & (index != -1)
+        return add(total, other, jnp.sum(jnp.where(hit, x, 0), -1, keepdims=True), hit)
+
+    return lax.fori_loop(0, most, step, total)

@@ -43,6 +43,17 @@ def change(value: Array, *terms: tuple[Array | float, Any]) -> Array:
     return reduce(jnp.add, moved) if moved else jnp.zeros_like(value)
 
 
+def again(*arrays: Array) -> list[Array]:
+    """The same arrays for a derivative that shares nothing with the value on a CPU.
+
+    There XLA would keep every number that both need in an array of its own; reading the arrays twice is cheaper. On a
+    GPU it computes both in one pass, which this must not divide.
+    """
+    return lax.platform_dependent(
+        *arrays, cpu=lambda *arrays: list(lax.optimization_barrier(arrays)), default=lambda *arrays: list(arrays)
+    )
+
+
 @jax.custom_jvp
 def absolute(x: Array) -> Array:
     """|x| with derivative 0 at 0, as torch has it (JAX: 1)."""
@@ -70,7 +81,7 @@ def softcap(x: Array, cap: Array) -> Array:
 @jax.custom_jvp
 def positive_part(x: Array) -> Array:
     """max(x, 0) with derivative 1 at 0, as torch's clamp has it (JAX: 1/2)."""
-    return jnp.maximum(x, 0)
+    return jnp.maximum(x, -0.0)  # -0.0 is no zero that XLA would share with a derivative, as in `again`
 
 
 @positive_part.defjvp
@@ -154,7 +165,7 @@ def _scale(x: Array, axis: int) -> Array:
     """The largest size of an entry, held where its reciprocal is a normal number, which XLA may multiply by."""
     limits = np.finfo(x.dtype)
     top = jnp.max(jnp.abs(lax.stop_gradient(x)), axis, keepdims=True, initial=0)
-    return jnp.clip(top, 16 * limits.tiny, limits.max / 16)
+    return at_most(jnp.maximum(top, 16 * limits.tiny), limits.max / 16)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -187,12 +198,12 @@ def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
 @jax.custom_jvp
 def softplus(x: Array) -> Array:
     """log(1 + e^x)."""
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return positive_part(x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
 @softplus.defjvp
 def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return softplus(*primals), lax.logistic(primals[0]) * tangents[0]
+    return softplus(*primals), lax.logistic(*again(*primals)) * tangents[0]
 
 
 @jax.custom_jvp
@@ -202,19 +213,19 @@ def softplus_mix(x: Array, up: Array, down: Array) -> Array:
     For weights that are not negative nothing cancels: neither the value nor the derivative loses digits when a
     prediction is confident.
     """
-    linear = times(up, jnp.maximum(x, 0)) + times(down, jnp.maximum(-x, 0))
+    linear = times(up, positive_part(x)) + times(down, positive_part(-x))
     return linear + (up + down) * jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
 @partial(softplus_mix.defjvp, symbolic_zeros=True)
 def _softplus_mix_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     # d log(1+e^x) = sigmoid(x) dx and d log(1+e^-x) = -sigmoid(-x) dx.
-    (x, up, down), (dx, dup, ddown) = primals, tangents
+    (dx, dup, ddown), (x, up, down) = tangents, again(*primals)
     slope = up * lax.logistic(x) - down * lax.logistic(-x)
     of_down, of_up = softplus_pair(x)
     of_down = jnp.where((down == 0) & jnp.isinf(x), 0, of_down)
     of_up = jnp.where((up == 0) & jnp.isinf(x), 0, of_up)
-    value = softplus_mix(x, up, down)
+    value = softplus_mix(*primals)
     return value, change(value, (slope, dx), (of_up, dup), (of_down, ddown))
 
 
@@ -222,7 +233,7 @@ def _softplus_mix_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, 
 def softplus_pair(x: Array) -> tuple[Array, Array]:
     """(log(1 + e^-x), log(1 + e^x)): both never negative, from one exponential and one logarithm."""
     small = jnp.log1p(jnp.exp(-jnp.abs(x)))
-    return small + jnp.maximum(-x, 0), small + jnp.maximum(x, 0)
+    return small + positive_part(-x), small + positive_part(x)
 
 
 @softplus_pair.defjvp

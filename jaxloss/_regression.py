@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _check
 from ._devices import broadcast_like
-from ._numerics import absolute, change, clamp, divide, positive_part, times, xlogy
+from ._numerics import absolute, again, change, clamp, divide, positive_part, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -169,11 +169,11 @@ def _smooth_l1(d: Array, beta: Array) -> Array:
 @partial(_smooth_l1.defjvp, symbolic_zeros=True)
 def _smooth_l1_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # Of d it is d / β, and sign d outside; of β it is half the square of that, negative.
-    (d, beta), (dd, dbeta) = primals, tangents
-    near = jnp.abs(d) < beta
-    inner = divide(jnp.where(near, d, 0), broadcast_like(_above_zero(beta), d))
+    (dd, dbeta), (d, width) = tangents, again(*primals)
+    near = jnp.abs(d) < width
+    inner = divide(jnp.where(near, d, 0), broadcast_like(_above_zero(width), d))
     slope = jnp.where(near, inner, jnp.sign(d))
-    value = _smooth_l1(d, beta)
+    value = _smooth_l1(*primals)
     return value, change(value, (slope, dd), (-slope * slope / 2, dbeta))
 
 
@@ -244,8 +244,8 @@ def _huber(d: Array, delta: Array) -> Array:
 
 @partial(_huber.defjvp, symbolic_zeros=True)
 def _huber_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (d, delta), (dd, ddelta) = primals, tangents
-    value = _huber(d, delta)
+    (dd, ddelta), (d, delta) = tangents, again(*primals)
+    value = _huber(*primals)
     return value, change(value, (clamp(d, delta), dd), (positive_part(absolute(d) - delta), ddelta))
 
 
@@ -380,8 +380,8 @@ def _held(v: Array, eps: Array) -> Array:
 @partial(_held.defjvp, symbolic_zeros=True)
 def _held_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # Straight through: below eps the value is eps, the derivative that of v.
-    (v, eps), (dv, deps) = primals, tangents
-    value = _held(v, eps)
+    (dv, deps), (v, eps) = tangents, again(*primals)
+    value = _held(*primals)
     return value, change(value, (jnp.where(v < 0, jnp.nan, 1), dv), (jnp.where(v < eps, 1, 0), deps))
 
 
