@@ -263,7 +263,7 @@ def plot_teaching(data: Data, teacher: jax.Array, path: Path) -> None:
             below.bar(np.arange(10) + 0.4 * n - 0.2, p[row], 0.4, label=f"temperature {t:g}")
         below.set(xticks=range(10), ylim=(0, 1))
     axes[1, 0].set_ylabel("teacher's probability")
-    axes[1, -1].legend(fontsize=7)
+    axes[1, 0].legend(fontsize=7)
     figure.savefig(path, dpi=100)
 
 

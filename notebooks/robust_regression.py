@@ -285,6 +285,7 @@ def scatter(axes: Axes, data: Table) -> None:
     """The households."""
     axes.plot(*data, ".", color="grey", markersize=4)
     axes.set(xlabel="income (1,000 francs)", ylabel="food (1,000 francs)", ylim=(0, 2.7))
+    axes.label_outer()
     axes.grid(alpha=0.3)
 
 

@@ -44,10 +44,11 @@ import jaxloss
 
 BACKGROUND, INSIDE, RIM = range(3)
 ROWS = (0, 76, 150, 227)  # where each row of six coins begins
-HEIGHT, WIDTH = 76, 96
+HEIGHT, WIDTH = 76, 64  # of a piece for training
+BATCH_SIZE = 8
 LEARNING_RATE = 3e-3
 SEEDS = 3
-PERIOD = 10  # epochs from one validation to the next
+PERIOD = 10  # steps from one validation to the next
 
 # %% [markdown]
 # ## Images and labels
@@ -56,24 +57,25 @@ PERIOD = 10  # epochs from one validation to the next
 # watershed of the edges grows two regions, and the bright one, with its holes filled, is the coins. The first picture
 # below shows the outcome, to be judged by eye: 24 regions, one for each coin.
 #
-# Each of the four rows of coins is cut into four images of 76 by 96 pixels. The upper two rows are for training, eight
-# images in all, the third for validation, and the fourth is held out.
+# Each of the four rows of coins is one image of 76 by 384 pixels. The upper two are for training, the third for
+# validation, and the fourth is held out. A batch for training is eight pieces of 76 by 64 pixels, from anywhere in the
+# two rows, mirrored at random, and brighter or darker, as the photograph is from place to place.
 
 
 # %%
 class Data(NamedTuple):
-    """Images (N, 76, 96, 1), about -2 to 2, and the class of each pixel (N, 76, 96)."""
+    """Images (N, 76, W, 1), about -2 to 3, and the class of each pixel (N, 76, W)."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def load_data() -> tuple[Data, Data, Data]:
-    """The training, validation and test data: 8, 4 and 4 images."""
+    """The training, validation and test data: 2, 1 and 1 rows of coins."""
     photograph = coins()
     whole = Data(((photograph - 100.0) / 50).astype(np.float32)[..., None], label(photograph))
-    rows = [Data(*(cut(part, top) for part in whole)) for top in ROWS]
-    return Data(*map(np.concatenate, zip(*rows[:2], strict=True))), rows[2], rows[3]
+    rows = Data(*(np.stack([part[top : top + HEIGHT] for top in ROWS]) for part in whole))
+    return tuple(Data(*(part[a:b] for part in rows)) for a, b in ((0, 2), (2, 3), (3, 4)))
 
 
 def label(photograph: np.ndarray) -> np.ndarray:
@@ -85,20 +87,15 @@ def label(photograph: np.ndarray) -> np.ndarray:
     return np.select([inside, coin], [INSIDE, RIM], BACKGROUND).astype(np.int32)
 
 
-def cut(whole: np.ndarray, top: int) -> np.ndarray:
-    """One row of coins as four images."""
-    return np.stack(np.split(whole[top : top + HEIGHT], whole.shape[1] // WIDTH, axis=1))
-
-
-def turned(data: Data, rng: np.random.Generator) -> Data:
-    """The images mirrored at random, and brighter or darker, as the photograph is from place to place."""
-    images, labels = data
-    for axis in (1, 2):
-        flipped = rng.random(len(labels)) < 0.5
-        images, labels = (
-            np.where(flipped.reshape(-1, *[1] * (a.ndim - 1)), np.flip(a, axis), a) for a in (images, labels)
-        )
-    return Data(images + rng.normal(0, 0.3, (len(images), 1, 1, 1)).astype(np.float32), labels)
+def draw_batch(data: Data, rng: np.random.Generator) -> Data:
+    """Pieces of the rows, mirrored, brighter or darker."""
+    pieces = []
+    for _ in range(BATCH_SIZE):
+        row, left = rng.integers(len(data.labels)), rng.integers(data.labels.shape[2] - WIDTH + 1)
+        down, along = rng.choice((1, -1), 2)
+        image, labels = (part[row, :, left : left + WIDTH][::down, ::along] for part in data)
+        pieces.append((image + np.float32(rng.normal(0, 0.3)), labels))
+    return Data(*map(np.stack, zip(*pieces, strict=True)))
 
 
 # %% [markdown]
@@ -148,7 +145,7 @@ class Segmenter(nnx.Module):
         self.output = nnx.Linear(16, 3, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits (N, 76, 96, 3)."""
+        """Logits (N, 76, W, 3)."""
         fine = nnx.relu(self.fine(images))
         middle = nnx.relu(self.middle(fine))
         coarse = nnx.relu(self.coarse(middle))
@@ -164,7 +161,7 @@ def joined(small: jax.Array, large: jax.Array) -> jax.Array:
 # %% [markdown]
 # ## Training
 #
-# A loss needs nothing but its place in the step. All eight images are one batch.
+# A loss needs nothing but its place in the step. The network is convolutional, and sees whole rows in the end.
 
 
 # %%
@@ -199,19 +196,19 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sum(a & b) / np.sum(a | b))
 
 
-def train(name: str, data: Data, validation: Data, *, epochs: int, seed: int, out: Path) -> Segmenter:
+def train(name: str, data: Data, validation: Data, *, steps: int, seed: int, out: Path) -> Segmenter:
     """Trains with one loss."""
     model = Segmenter(nnx.Rngs(seed))
-    optimizer = nnx.Optimizer(model, optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, epochs)), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps)), wrt=nnx.Param)
     rng = np.random.default_rng(seed)
     with SummaryWriter(str(out)) as writer:
-        for epoch in tqdm(range(1, epochs + 1), f"{name}, seed {seed}", unit="epoch"):
-            value = train_step(model, optimizer, turned(data, rng), LOSSES[name])
-            if epoch % PERIOD == 0:
-                writer.add_scalar("loss/train", float(value), epoch)
+        for step in tqdm(range(1, steps + 1), f"{name}, seed {seed}", unit="step"):
+            value = train_step(model, optimizer, draw_batch(data, rng), LOSSES[name])
+            if step % PERIOD == 0:
+                writer.add_scalar("loss/train", float(value), step)
                 result = overlap(np.asarray(predict(model, validation.images)), validation.labels)
                 for what, number in result._asdict().items():
-                    writer.add_scalar(f"validation_iou/{what}", number, epoch)
+                    writer.add_scalar(f"validation_iou/{what}", number, step)
     return model
 
 
@@ -254,9 +251,9 @@ def plot_predictions(test: Data, predicted: dict[str, np.ndarray], path: Path) -
     figure = Figure(figsize=(8, 1.7 * len(shown)), layout="constrained")
     for axes, (name, classes) in zip(figure.subplots(len(shown), 1), shown.items(), strict=True):
         if classes is None:
-            axes.imshow(np.hstack(test.images[..., 0]), cmap="gray")
+            axes.imshow(test.images[0, :, :, 0], cmap="gray")
         else:
-            axes.imshow(COLORS[np.hstack(classes)])
+            axes.imshow(COLORS[classes[0]])
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_axis_off()
     figure.savefig(path, dpi=90)
@@ -282,7 +279,7 @@ def main() -> None:
     for name in LOSSES:
         folder = args.out / "tensorboard" / name.replace(" ", "_")
         models = [
-            train(name, data, validation, epochs=args.epochs, seed=seed, out=folder / str(seed))
+            train(name, data, validation, steps=args.steps, seed=seed, out=folder / str(seed))
             for seed in range(args.seeds)
         ]
         predicted[name] = [np.asarray(predict(model, test.images)) for model in models]
@@ -311,7 +308,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line. Unknown arguments are passed over, because Jupyter starts its kernel with some."""
     here = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook has no __file__
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=200, help="epochs of each network (default: 200)")
+    parser.add_argument("--steps", type=int, default=400, help="steps of each network (default: 400)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"networks of each loss (default: {SEEDS})")
     parser.add_argument("--out", type=Path, default=here / "runs" / "segmentation", help="folder for everything written")
     return parser.parse_known_args()[0]
