@@ -287,6 +287,10 @@ def plot_students(results: dict[str, np.ndarray], teacher: float, path: Path) ->
 # ## Run
 #
 # Behind ± stands the standard deviation over the students of a kind. The test images are used once, at the very end.
+#
+# On the same 100 images the teacher's probabilities are worth six points of accuracy more than labels. On all images,
+# students that never saw a label do about as well as those that saw all 1,197, on average a little better; no student
+# is as good as the teacher.
 
 
 # %%
@@ -335,7 +339,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30, help="epochs of the teacher (default: 30)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"students of each kind (default: {SEEDS})")
-    parser.add_argument("--out", type=Path, default=here / "runs" / "distillation", help="folder for everything written")
+    parser.add_argument(
+        "--out", type=Path, default=here / "runs" / "distillation", help="folder for everything written"
+    )
     return parser.parse_known_args()[0]
 
 

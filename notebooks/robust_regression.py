@@ -2,10 +2,10 @@
 # # What a few households do to a line: squared, absolute, Huber and quantile loss
 #
 # In 1857 Ernst Engel published what 235 Belgian working-class households earned and what they spent on food; the table
-# comes with statsmodels. Most lie near a line, but spread out as income grows, and a few lie far away: the richest earned
-# three quarters more than the next. This example fits lines to it with `jaxloss.mse_loss`, `l1_loss`, `huber_loss` and
-# `quantile_loss`, and shows how far that one household moves each of them, and what share of held-out households lies
-# between two quantiles.
+# comes with statsmodels. Most lie near a line, but spread out as income grows, and a few lie far away: the richest
+# earned three quarters more than the next. This example fits lines to it with `jaxloss.mse_loss`, `l1_loss`,
+# `huber_loss` and `quantile_loss`, and shows how far that one household moves each of them, and what share of held-out
+# households lies between two quantiles.
 #
 #     python notebooks/robust_regression.py
 #
@@ -276,7 +276,9 @@ def plot_bands(fits: dict[str, Lines], data: Table, masks: np.ndarray, path: Pat
     draw(right, fits["mse"], 0, 0, color="C0", label="least squares")
     order = np.argsort(data.income)
     low, high = (end[0][order] for end in usual_band(fits["mse"], data, masks))
-    right.fill_between(np.asarray(data.income)[order], low, high, color="C0", alpha=0.2, label="80 % if errors are alike")
+    right.fill_between(
+        np.asarray(data.income)[order], low, high, color="C0", alpha=0.2, label="80 % if errors are alike"
+    )
     right.legend(loc="lower right")
     figure.savefig(path, dpi=100)
 
@@ -298,8 +300,13 @@ def draw(axes: Axes, lines: Lines, part: int, n: int, **style: str) -> None:
 # %% [markdown]
 # ## Run
 #
-# The held-out figures are means over 200 random splits, with the households pooled. A share of the poorer half
-# is one of the households that earn at most the median.
+# The held-out figures are means over 200 random splits, with the households pooled. The poorer half are those that
+# earn at most the median.
+#
+# One household of 235 moves the slope of least squares nearly five times as far as that of the absolute error. On
+# held-out households the errors differ little. The bands do: the usual one, as wide for the poor as for the rich, holds
+# nearly all of the poorer half where 80 % are wanted. That between two quantiles follows the spread, and misses the
+# 80 % by a few points in either half.
 
 
 # %%
@@ -325,14 +332,16 @@ def report(fits: dict[str, Lines], data: Table, fitted: np.ndarray) -> None:
     """Prints what the lines and bands are worth on households they were not fitted to."""
     for name in ("mse", "l1", "huber"):
         absolute, squared = errors(fits[name], data, ~fitted)
-        print(f"held-out {name:5}  mean absolute error {absolute:.1f} francs, root mean squared error {squared:.1f} francs")
+        print(f"held-out {name:5}  mean absolute error {absolute:.1f} francs, root mean square {squared:.1f} francs")
     bands = {
         "quantile band": quantile_band(fits["quantile"], data),
         "mse band": usual_band(fits["mse"], data, fitted),
     }
     for name, band in bands.items():
         whole, poorer, richer = coverage(band, data, ~fitted)
-        print(f"held-out {name:13}  holds {whole:.1f} %: {poorer:.1f} % of the poorer half, {richer:.1f} % of the richer")
+        print(
+            f"held-out {name:13}  holds {whole:.1f} %: {poorer:.1f} % of the poorer half, {richer:.1f} % of the richer"
+        )
 
 
 def show(path: Path) -> None:
