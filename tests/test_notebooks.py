@@ -154,7 +154,9 @@ def tour_keeps_its_promise(text):
     assert abs(ours["micro-batches"] - ours["whole batch"]) < 1e-5 < abs(ours["mean of means"] - ours["whole batch"])
     assert torchs.keys() == ours.keys() >= {"reduction=none", "masked gradient"}
     assert "ValueError: mse_loss: `input` and `target` must have the same shape, got (6, 1) and (6,)" in text
-    assert float(re.search(r"^largest difference of jaxloss from torch: (\S+)$", text, re.MULTILINE)[1]) <= 1e-6
+    apart = dict(re.findall(r"^largest difference of (.+): (\S+)$", text, re.MULTILINE))
+    assert "jaxloss from torch" in apart
+    assert all(float(number) <= 1e-6 for number in apart.values()), "torch's stored numbers included, where it runs"
 
 
 def test_tour_has_the_numbers_of_torch_live_or_stored(tmp_path):
@@ -164,7 +166,7 @@ def test_tour_has_the_numbers_of_torch_live_or_stored(tmp_path):
 
 
 def test_a_tenth_of_segmentation_already_finds_the_coins(tmp_path):
-    lines, _ = run("segmentation.py", tmp_path, "--steps", "40", "--seeds", "1", XLA_FLAGS=QUICK)
+    lines, _ = run("segmentation.py", tmp_path, "--steps", "30", "--seeds", "1", XLA_FLAGS=QUICK)
     results = held_out(lines, REGIONS)
     assert tuple(results) == ("cross entropy", "focal", "dice", "IoU", "cross entropy + dice")
     assert all(coins > 0.6 for coins, _ in results.values())
@@ -182,7 +184,7 @@ def test_the_labels_of_segmentation_are_24_coins_and_no_row_is_in_two_parts():
 
 
 def test_a_few_steps_of_metric_learning_already_beat_the_pixels_and_leave_everything_behind(tmp_path):
-    lines, _ = run("metric_learning.py", tmp_path, "--steps", "120", XLA_FLAGS=QUICK)
+    lines, _ = run("metric_learning.py", tmp_path, "--steps", "100", XLA_FLAGS=QUICK)
     results = held_out(lines, NEIGHBOURS)
     assert tuple(results) == ("64 pixels", "3 directions", "triplet", "contrastive", "circle")
     assert results["triplet"][1] > results["64 pixels"][1] + 0.1
@@ -202,7 +204,7 @@ def test_r_precision_is_that_of_its_definition():
 
 
 def test_a_few_students_of_distillation_already_gain_by_their_teacher(tmp_path):
-    lines, _ = run("distillation.py", tmp_path, "--epochs", "8", "--seeds", "2", XLA_FLAGS=QUICK)
+    lines, _ = run("distillation.py", tmp_path, "--epochs", "5", "--seeds", "2", XLA_FLAGS=QUICK)
     results = {name: accuracy for name, (accuracy,) in held_out(lines, STUDENTS).items()}
     assert tuple(results) == ("100 labels", "teacher, the 100 images", "teacher, all images", "all labels")
     assert results["teacher, the 100 images"] > results["100 labels"] + 2
@@ -228,7 +230,7 @@ def robust_regression_keeps_its_promise(lines):
 
 
 def test_a_tenth_of_the_splits_of_robust_regression_shows_the_same(tmp_path):
-    lines, _ = run("robust_regression.py", tmp_path, "--splits", "20", XLA_FLAGS=QUICK)
+    lines, _ = run("robust_regression.py", tmp_path, "--splits", "10", XLA_FLAGS=QUICK)
     robust_regression_keeps_its_promise(lines)
     writes(tmp_path, ("mse", "l1", "huber", "quantile"), "lines.png", "bands.png")
 
