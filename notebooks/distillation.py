@@ -8,7 +8,7 @@
 #
 #     python notebooks/distillation.py
 #
-# It takes about a minute on two CPU cores, and writes TensorBoard scalars and two pictures to
+# It takes about half a minute on two CPU cores, and writes TensorBoard scalars and two pictures to
 # `notebooks/runs/distillation`. It needs the extra packages of `pip install "jaxloss[notebooks]"`.
 #
 # `distillation.ipynb` is this script, executed. To make it again: `python notebooks/render.py distillation`.

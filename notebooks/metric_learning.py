@@ -9,7 +9,7 @@
 #
 #     python notebooks/metric_learning.py
 #
-# It takes about a minute on two CPU cores, and writes the best models, TensorBoard scalars and two pictures to
+# It takes about half a minute on two CPU cores, and writes the best models, TensorBoard scalars and two pictures to
 # `notebooks/runs/metric_learning`. It needs the extra packages of `pip install "jaxloss[notebooks]"`.
 #
 # `metric_learning.ipynb` is this script, executed. To make it again:

@@ -1,6 +1,6 @@
 """Execute notebooks in full, and write each .ipynb anew from its script.
 
-python notebooks/render.py           # all of them, about a quarter of an hour on two cores
+python notebooks/render.py           # all of them, about nine minutes on two cores
 python notebooks/render.py digits    # those that are named
 
 It needs `pip install -e '.[render]'`, which has torch for the tour. In CI the scripts run in a shortened setting
