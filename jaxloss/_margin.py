@@ -372,4 +372,5 @@ def _over_labels(add: Callable[..., Array], total: Array, x: Array, labels: Arra
         other = ~named & (index != -1)
         return add(total, other, jnp.sum(jnp.where(hit, x, 0), -1, keepdims=True), hit)
 
-    return lax.fori_loop(0, most, step, total)
+    found: Array = lax.fori_loop(0, most, step, total)
+    return found

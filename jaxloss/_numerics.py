@@ -49,9 +49,10 @@ def again(*arrays: Array) -> list[Array]:
     There XLA would keep every number that both need in an array of its own; reading the arrays twice is cheaper. On a
     GPU it computes both in one pass, which this must not divide.
     """
-    return lax.platform_dependent(
+    found: list[Array] = lax.platform_dependent(
         *arrays, cpu=lambda *arrays: list(lax.optimization_barrier(arrays)), default=lambda *arrays: list(arrays)
     )
+    return found
 
 
 @jax.custom_jvp

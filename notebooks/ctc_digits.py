@@ -10,10 +10,12 @@
 # It takes less than two minutes on two CPU cores, and writes the best model, TensorBoard scalars and two pictures to
 # `notebooks/runs/ctc_digits`. It needs the extra packages of `pip install "jaxloss[notebooks]"`.
 #
-# `ctc_digits.ipynb` is this script, executed. To make it again:
-#
-#     pip install jupytext nbconvert ipykernel
-#     TQDM_DISABLE=1 jupytext --to ipynb --set-kernel python3 --execute notebooks/ctc_digits.py
+# `ctc_digits.ipynb` is this script, executed. To make it again: `python notebooks/render.py ctc_digits`.
+
+# %%
+# In Colab, remove the first two characters of the last line here and run it. While jaxloss is on no package index,
+# write "jaxloss[notebooks] @ git+" and the address of its repository between the quotes.
+# %pip install -q "jaxloss[notebooks]"
 
 # %%
 """Train a Flax recogniser on strips of scikit-learn's handwritten digits with `jaxloss.ctc_loss_with_logits`."""

@@ -8,6 +8,13 @@
 #
 # It takes well under a minute on two CPU cores, and writes the best model, TensorBoard scalars and a picture of the
 # learning curves to `notebooks/runs/digits`. It needs the extra packages of `pip install "jaxloss[notebooks]"`.
+#
+# `digits.ipynb` is this script, executed. To make it again: `python notebooks/render.py digits`.
+
+# %%
+# In Colab, remove the first two characters of the last line here and run it. While jaxloss is on no package index,
+# write "jaxloss[notebooks] @ git+" and the address of its repository between the quotes.
+# %pip install -q "jaxloss[notebooks]"
 
 # %%
 """Train a Flax classifier on scikit-learn's handwritten digits with `jaxloss.cross_entropy`."""
@@ -256,7 +263,7 @@ def plot(history: list[Epoch], path: Path) -> None:
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def smallest_loss() -> float:
@@ -283,9 +290,18 @@ def main() -> None:
     model = Classifier(nnx.Rngs(args.seed))
     history = train(model, training, validation, epochs=args.epochs, seed=args.seed, out=out)
     plot(history, out / "curves.png")
+    show(out / "curves.png")
 
     _, accuracy = evaluate(restore(out), test, balanced_weights(training.labels))
     print(f"held-out accuracy: {percent(accuracy)}")
+
+
+def show(path: Path) -> None:
+    """Shows a picture below the cell of a notebook. A script has no such place."""
+    if "get_ipython" in globals():
+        from IPython.display import Image, display
+
+        display(Image(path))
 
 
 def parse_arguments() -> argparse.Namespace:

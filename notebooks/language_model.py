@@ -11,10 +11,12 @@
 # It takes about two minutes on two CPU cores, and writes the best model, TensorBoard scalars and two pictures to
 # `notebooks/runs/language_model`. It needs the extra packages of `pip install "jaxloss[notebooks]"`.
 #
-# `language_model.ipynb` is this script, executed. To make it again:
-#
-#     pip install jupytext nbconvert ipykernel
-#     TQDM_DISABLE=1 jupytext --to ipynb --set-kernel python3 --execute notebooks/language_model.py
+# `language_model.ipynb` is this script, executed. To make it again: `python notebooks/render.py language_model`.
+
+# %%
+# In Colab, remove the first two characters of the last line here and run it. While jaxloss is on no package index,
+# write "jaxloss[notebooks] @ git+" and the address of its repository between the quotes.
+# %pip install -q "jaxloss[notebooks]"
 
 # %%
 """Train a Flax transformer on the Python manual's words with `jaxloss.linear_cross_entropy`."""

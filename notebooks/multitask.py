@@ -11,10 +11,12 @@
 # It takes about a minute on two CPU cores, and writes TensorBoard scalars and two pictures to
 # `notebooks/runs/multitask`. It needs the extra packages of `pip install "jaxloss[notebooks]"`.
 #
-# `multitask.ipynb` is this script, executed. To make it again:
-#
-#     pip install jupytext nbconvert ipykernel
-#     TQDM_DISABLE=1 jupytext --to ipynb --set-kernel python3 --execute notebooks/multitask.py
+# `multitask.ipynb` is this script, executed. To make it again: `python notebooks/render.py multitask`.
+
+# %%
+# In Colab, remove the first two characters of the last line here and run it. While jaxloss is on no package index,
+# write "jaxloss[notebooks] @ git+" and the address of its repository between the quotes.
+# %pip install -q "jaxloss[notebooks]"
 
 # %%
 """Train one Flax trunk with a classification and two regression heads on scikit-learn's breast cancer data."""
