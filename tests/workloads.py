@@ -24,10 +24,10 @@ SIZES = ("cpu", "gpu", "small")
 class Workload:
     """A loss, what it is used for, and the arrays of one training step; the first `moving` of them are differentiated.
 
-    `ours` takes the arrays in order, and so does `plain`, the formula as one writes it in jnp, if anybody would. `peers`
-    are by module: each takes that module first, then the arrays. `sizes` has a shape for a CPU, for a GPU and for tests.
-    `reads` is how often the first array has to be read for value and gradient; `flops` counts the matmuls that a value
-    needs, for each shape.
+    `ours` takes the arrays in order, and so does `plain`, the formula as one writes it in jnp, if anybody would.
+    `peers` are by module: each takes that module first, then the arrays. `sizes` has a shape for a CPU, for a GPU and
+    for tests. `reads` is how often the first array has to be read for value and gradient; `flops` counts the matmuls
+    that a value needs, for each shape.
     """
 
     name: str
@@ -475,13 +475,13 @@ TABLE = sizes((65536, 64), (2**21, 64), (6, 4))
 CLASSES = sizes((8192, 1000), (65536, 1000), (6, 7))
 WORDS = sizes((2048, 32000), (8192, 131072), (6, 11))
 DISTRIBUTIONS = sizes((1024, 8000), (8192, 32000), (6, 7))
-PIXELS = sizes((8, 21, 128, 128), (32, 21, 512, 512), (2, 3, 4, 4))
+PIXELS = sizes((8, 21, 128, 128), (32, 21, 512, 512), (2, 3, 4, 5))
 ANCHORS = sizes((69856, 80), (69856 * 16, 80), (6, 4))
 LABELS = sizes((65536, 80), (2**20, 80), (6, 9))
 VECTORS = sizes((8192, 512), (2**17, 1024), (8, 5))
 BATCH = sizes((1024, 256), (8192, 1024), (8, 5))
 BOXES = sizes((2**18, 4), (2**23, 4), (6, 4))
-SPEECH = sizes((200, 16, 32, 40), (1000, 32, 32, 200), (9, 2, 4, 2))
+SPEECH = sizes((200, 16, 32, 40), (1000, 32, 32, 200), (9, 2, 5, 3))
 
 
 def _row(label, kind, plain, draw, size, peers=None, options=None, **more):

@@ -171,7 +171,7 @@ def copy_rate():
     a = jnp.ones(2**28 if GPU else 2**25, jnp.float32)
     copy = jax.jit(lambda a: a + 1)
     call = Call(lambda: jax.block_until_ready(copy(a)), lambda: copy(a), 0)
-    return 2 * a.nbytes / min(first for first, _ in in_turn({"copy": call}, 15)["copy"])
+    return 2 * a.nbytes / min(first for first, _ in in_turn({"copy": call}, 9)["copy"])
 
 
 @functools.cache

@@ -3,8 +3,8 @@
     pip install -e '.[benchmarks]'
     python tests/benchmarks/losses.py [speed] [dispatch] [growth] [--only WORD ...] [--json FILE]
 
-`speed`: value, and value and gradient, in float32 and bfloat16, beside torch, torch.compile, optax, Keras on JAX and the
-plain formula in jnp; time to trace and to compile; memory besides arguments and results. `dispatch`: a call of eight
+`speed`: value, and value and gradient, in float32 and bfloat16, beside torch, torch.compile, optax, Keras on JAX and
+the plain formula in jnp; time to trace and compile; memory besides arguments and results. `dispatch`: a call of eight
 numbers. `growth`: what each entry costs us as N, C and T grow. Peers that are not installed are left out and named. The
 same command runs on a CPU and on a GPU, where sizes are larger.
 

@@ -1,0 +1,83 @@
+"""The table of real workloads says the same in every column, and lowers everywhere at its real sizes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import quick
+from jax import export
+from workloads import WORKLOADS
+
+import jaxloss
+
+BENCHMARK = Path(__file__).parent / "benchmarks" / "losses.py"
+AROUND = {"checked", "chunked", "diagnose"}  # functions of losses
+KERNELS = {loss.__name__ for loss in CUSTOM_VJP}
+
+
+def test_every_loss_has_a_workload():
+    public = {name for name in jaxloss.__all__ if callable(getattr(jaxloss, name))}
+    assert {workload.loss for workload in WORKLOADS} == public - AROUND
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("workload", WORKLOADS, ids=str)
+def test_ours_is_the_plain_formula_and_what_optax_has(workload):
+    forms = {"plain": workload.plain} if workload.plain else {}
+    if "optax" in workload.peers:
+        forms["optax"] = lambda *arrays: workload.peers["optax"](optax, *arrays)
+    arrays = [jnp.asarray(a) for a in workload.arrays("small").values()]
+    values = quick.jit(lambda *arrays: (workload.ours(*arrays), [form(*arrays) for form in forms.values()]))(*arrays)
+    ours, others = values
+    assert ours.shape == ()
+    for name, other in zip(forms, others, strict=True):
+        np.testing.assert_allclose(other, ours, rtol=2e-5, err_msg=name)
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.moving], ids=str)
+def test_value_and_gradient_lower_for_every_platform_at_their_real_size(workload):
+    arrays = _real(workload)
+    step = jax.jit(jax.value_and_grad(workload.ours, tuple(range(workload.moving))))
+    kernel = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+    together = ("cpu", "cuda", "tpu")
+    # Pallas refuses to be lowered for several platforms at once.
+    for platforms in [(name,) for name in together] if workload.loss in KERNELS else [together]:
+        exported = export.export(step, platforms=platforms, disabled_checks=(kernel,))(*arrays)
+        value, gradients = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+        assert value.shape == ()
+        assert [g.shape for g in gradients] == [a.shape for a in arrays[: workload.moving]]
+
+
+def _real(workload):
+    """The shapes of the arrays for a GPU, from the small ones: to draw them would take gigabytes."""
+    small, real = workload.sizes["small"], workload.sizes["gpu"]
+    assert len(set(small)) == len(small), "each axis is known by its size"
+    size = dict(zip(small, real, strict=True))
+    return [jax.ShapeDtypeStruct([size[n] for n in a.shape], a.dtype) for a in workload.arrays("small").values()]
+
+
+def test_the_benchmark_runs_and_writes_what_the_docs_draw(tmp_path):
+    out = tmp_path / "cpu.json"
+    command = [sys.executable, BENCHMARK, "speed", "--only", "mse_loss", "--peers", "plain", "optax", "--json", out]
+    environment = {**os.environ, "JAXLOSS_SIZE": "small", "XLA_FLAGS": quick.FLAGS}
+    run = subprocess.run(
+        [*command, "--seconds", "0.01"], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "mse_loss f32 grad" in run.stdout
+    rows = json.loads(out.read_text())["speed"]
+    assert [(row["dtype"], row["gradient"]) for row in rows] == [
+        (dtype, gradient) for dtype in ("float32", "bfloat16") for gradient in (False, True)
+    ]
+    for row in rows:
+        assert set(row["peers"]) == {"jaxloss", "plain", "optax"}
+        assert all(peer["ms"] > 0 and peer["compile_ms"] > 0 for peer in row["peers"].values())
+        assert row["floor_ms"] > 0
