@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import quick
+from cases import CUSTOM_VJP
 from jax import export
 from workloads import WORKLOADS
 
