@@ -339,7 +339,7 @@ def _multilabel_margin(x: Array, labels: Array) -> Array:
     def add(total: Array, other: Array, own: Array, hit: Array) -> Array:
         return total + jnp.sum(jnp.where(other, positive_part(1 - own + x), 0), -1)
 
-    return _over_labels(add, jnp.zeros_like(x[..., 0]), x, labels)
+    return _over_labels(add, jnp.sum(_nothing(x), -1), x, labels)
 
 
 @_multilabel_margin.defjvp
@@ -351,8 +351,13 @@ def _multilabel_margin_jvp(primals: tuple[Array, Array], tangents: tuple[Array, 
         pairs = (other & (1 - own + x > 0)).astype(x.dtype)
         return slope + pairs - hit * jnp.sum(pairs, -1, keepdims=True)
 
-    slope = _over_labels(add, jnp.zeros_like(x), x, labels)
+    slope = _over_labels(add, _nothing(x), x, labels)
     return _multilabel_margin(x, labels), jnp.sum(slope * dx, -1)
+
+
+def _nothing(x: Array) -> Array:
+    """Zeros that lie on devices as `x` does, for a loop to begin with."""
+    return jnp.where(jnp.isnan(x) & False, x, 0)
 
 
 def _over_labels(add: Callable[..., Array], total: Array, x: Array, labels: Array) -> Array:
@@ -365,7 +370,7 @@ def _over_labels(add: Callable[..., Array], total: Array, x: Array, labels: Arra
         return index, places == index
 
     most = jnp.max(jnp.sum(labels != -1, -1), initial=0)
-    named = lax.fori_loop(0, most, lambda k, named: named | label(k)[1], jnp.zeros(x.shape, bool))
+    named = lax.fori_loop(0, most, lambda k, named: named | label(k)[1], _nothing(x) != 0)
 
     def step(number: Array, total: Array) -> Array:
         index, hit = label(number)

@@ -50,7 +50,7 @@ def again(*arrays: Array) -> list[Array]:
     GPU it computes both in one pass, which this must not divide.
     """
     found: list[Array] = lax.platform_dependent(
-        *arrays, cpu=lambda *arrays: list(lax.optimization_barrier(arrays)), default=lambda *arrays: list(arrays)
+        *arrays, cpu=lambda *arrays: [lax.optimization_barrier(a) for a in arrays], default=lambda *arrays: list(arrays)
     )
     return found
 
@@ -82,7 +82,7 @@ def softcap(x: Array, cap: Array) -> Array:
 @jax.custom_jvp
 def positive_part(x: Array) -> Array:
     """max(x, 0) with derivative 1 at 0, as torch's clamp has it (JAX: 1/2)."""
-    return jnp.maximum(x, -0.0)  # -0.0 is no zero that XLA would share with a derivative, as in `again`
+    return jnp.abs(jnp.maximum(x, -0.0))  # -0.0 is no zero that XLA would share with a derivative, as in `again`
 
 
 @positive_part.defjvp
