@@ -12,14 +12,17 @@ from . import _check, _labels
 from ._numerics import (
     again,
     at_least_float32,
+    by_row,
     change,
     divide,
+    log1p,
     log_sum,
     one_hot,
-    pick,
+    pick_shifted,
     positive_part,
     shift,
     softplus_mix,
+    sum_without,
     times,
 )
 from ._reduce import reduce
@@ -103,10 +106,16 @@ def softmax_focal_loss(
     if soft is None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
         hit, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
-        z, _ = shift(_check.masked(x, counted), axis)
-        log_total = log_sum(z, axis)
-        miss = _log_of_others(one_hot(hit, z, axis), z, log_total, axis)
-        loss = _turned_away(miss, gamma, log_total - pick(z, hit, axis))
+        z, top = shift(_check.masked(x, counted), axis)
+        own, others = pick_shifted(x, top, hit, axis), sum_without(z, hit, axis)
+
+        def focal(own: Array, others: Array, index: Array) -> Array:
+            log_total = log1p(others + jnp.where(index < 0, -1, jnp.expm1(own)))
+            # Held where its reciprocal can be squared; below that the loss, smaller than `others`, is as good as 0.
+            miss = jnp.log(jnp.maximum(others, np.finfo(dtype).tiny ** 0.5)) - log_total
+            return _turned_away(miss, gamma, log_total - own)
+
+        loss = by_row(axis, focal)(own, others, hit)
         share = _labels.of_target(jnp.broadcast_to(a, x.shape[axis]), index, dtype)
         return reduce(name, times(_labels.spoiled(share, index), jnp.squeeze(loss, axis)), reduction, keep)
 

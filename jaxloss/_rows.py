@@ -128,24 +128,26 @@ def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Arra
 
 def _read(classes: Classes, implementation: KernelImplementation, x: Array, terms: Terms) -> Sums:
     index = None if is_soft(terms) else terms.target
-    if implementation == "autodiff" or classes.axis < x.ndim - 1 or classes.axis_name is not None:
+    if implementation == "autodiff" or classes.axis_name is not None:
         return Sums(*_plain(classes, _logits(x, terms), index))
     changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
-    return Sums(*_sums(implementation, _logits(x, terms) if changed else x, index, terms.keep))
+    return Sums(*_sums(implementation, classes.axis, _logits(x, terms) if changed else x, index, terms.keep))
 
 
 MANY = 1000  # classes, from which on a kernel was measured
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-@partial(jax.jit, static_argnums=0)  # jax_debug_nans sees only what leaves, not the rows that do not count
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _sums(
-    implementation: KernelImplementation, x: Array, index: Array | None, keep: Array | None
+    implementation: KernelImplementation, axis: int, x: Array, index: Array | None, keep: Array | None
 ) -> tuple[Array, Array]:
-    """The sums of rows on the last axis, read as fast as a platform can; differentiable in any mode, to any order."""
-    ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(x.ndim - 1), x, index)}
+    """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order."""
+    ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
+    if axis < x.ndim - 1:
+        implementation = "xla"
     if implementation == "pallas":
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
     elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and alone():
@@ -178,14 +180,15 @@ def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | Non
 @_sums.defjvp
 def _sums_jvp(
     implementation: KernelImplementation,
+    axis: int,
     primals: tuple[Array, Array | None, Array | None],
     tangents: tuple[Array, Array | None, Array | None],
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     # d log Σ e^z = Σ p dz. The largest logit is a constant: it cancels wherever it enters.
     x, _, keep = primals
-    top, log_total = _sums(implementation, *primals)
+    top, log_total = _sums(implementation, axis, *primals)
     z = upcast(_check.masked(x, keep)) - top
-    change = jnp.sum(softmax(z, log_total) * _check.masked(tangents[0], keep), -1, keepdims=True)
+    change = jnp.sum(softmax(z, log_total) * _check.masked(tangents[0], keep), axis, keepdims=True)
     return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
 
 
