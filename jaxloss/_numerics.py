@@ -308,7 +308,7 @@ def surprise(x: Array, index: Array, axis: int) -> Array:
     """-log softmax(x) of one class `index` per row, `axis` kept."""
     z, top = shift(x, axis)
     own = pick_shifted(x, top, index, axis)
-    return by_row(axis, log1p)(sum_around_less_one(z, own, index, axis)) - own
+    return by_row(axis, log1p)(sum_around_less_one(z, top, own, index, axis)) - own
 
 
 def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
@@ -320,18 +320,19 @@ def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
     return by_row(axis, shifted)(pick(x, index, axis), top, index)
 
 
-def sum_around_less_one(z: Array, own: Array, index: Array, axis: int) -> Array:
+def sum_around_less_one(z: Array, top: Array, own: Array, index: Array, axis: int) -> Array:
     """Σ exp(z) - 1 for z that are at most 0; of classes elsewhere, without the class `index`, Σ exp(z).
 
-    `own` is z at `index`. It enters as e^z - 1 and not as a 1 which the others' small terms would be rounded away
-    against: the loss of a confident row and its gradient keep their digits. A row without a right answer, index -1, has
-    no such class.
+    `z` and `top` are those of `shift`, and `own` is z at `index`. It enters as e^z - 1 and not as a 1 which the others'
+    small terms would be rounded away against: the loss of a confident row and its gradient keep their digits. A row
+    without a right answer, index -1, has no such class.
     """
 
-    def total(others: Array, own: Array, index: Array) -> Array:
+    def total(others: Array, top: Array, own: Array, index: Array) -> Array:
+        others = jnp.where(top < np.finfo(top.dtype).max, others, jnp.inf)  # z may be infinite, against the rule
         return others + jnp.where(index < 0, -1, jnp.expm1(own))
 
-    return by_row(axis, total)(sum_without(z, index, axis), own, index)
+    return by_row(axis, total)(sum_without(z, index, axis), top, own, index)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

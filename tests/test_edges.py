@@ -65,6 +65,15 @@ def test_zero_times_infinity_is_zero(implementation):
             np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
+def test_plus_inf_at_another_class():
+    for loss in (jaxloss.cross_entropy, jaxloss.poly_cross_entropy):
+        for axis in (1, -1):
+            x = jnp.array([[0.0, jnp.inf, 1.0]]) if axis == 1 else jnp.array([[[0.0, jnp.inf, 1.0]]])
+            target = jnp.zeros(x.shape[:-1], int)
+            with jax.debug_nans(False):
+                assert loss(x, target, axis=axis) == jnp.inf
+
+
 @both
 def test_all_minus_inf(implementation):
     x = jnp.full((2, 3), -INF).at[1].set(0.0)

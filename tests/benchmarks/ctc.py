@@ -11,29 +11,18 @@ Calls are interleaved in changing order; a figure is the median, with its ratio 
 """
 
 import argparse
-import importlib
 import os
 import statistics
-import sys
 import time
 
-KEPT = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),  # pages stay, for every peer: on a CPU their faults cost more than arithmetic
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "KMP_BLOCKTIME": "0",  # torch's threads wait passively
-    "OMP_WAIT_POLICY": "passive",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
-if __name__ == "__main__" and any(os.environ.get(name) != value for name, value in KEPT.items()):
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness import GPU, module
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jaxloss
 
-import jaxloss  # noqa: E402
-
-GPU = jax.default_backend() == "gpu"
 # T, N, C, S
 SPEED = (
     [(1000, 32, 32, 200), (500, 64, 5000, 100), (2000, 16, 128, 250)]
@@ -44,13 +33,6 @@ GROWTH = [(500, 16, 64, s) for s in (10, 50, 200)] + [(t, 16, 64, 20) for t in (
 GROWTH += [(1000, 8, 64, 400)]
 # T, N, C, S, scale of the logits; and what performance.md asks for
 ACCURACY = [(1000, 4, 32, 200, 1.0, 5e-5), (1000, 4, 32, 200, 5.0, 1e-4), (2000, 4, 128, 250, 1.0, 1e-4)]
-
-
-def module(name):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 torch, optax = module("torch"), module("optax")
@@ -158,8 +140,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     parts = options.parts or ["speed", "growth", "accuracy"]
-    versions = {name: importlib.import_module(name).__version__ for name in ("jax", "torch", "optax") if module(name)}
-    print(jax.devices()[0].device_kind, os.cpu_count(), "cores", versions)
+    print(jax.devices()[0].device_kind, os.cpu_count(), "cores", harness.versions("jax", "torch", "optax"))
     for part, sizes in (("speed", SPEED), ("growth", GROWTH)):
         if part in parts:
             print(f"\n{part}: value and gradient from logits, float32")
@@ -170,4 +151,5 @@ def main():
 
 
 if __name__ == "__main__":
+    harness.settle()
     main()

@@ -14,93 +14,29 @@ a call needs besides its arguments and results: XLA's own analysis, and for torc
 import argparse
 import functools
 import gc
-import importlib
 import math
 import os
 import random
 import statistics
 import sys
-import time
 
-KEPT = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),  # pages stay, for every peer: on a CPU their faults cost more than arithmetic
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "KMP_BLOCKTIME": "0",  # torch's threads wait passively
-    "OMP_WAIT_POLICY": "passive",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-}
-if __name__ == "__main__" and any(os.environ.get(name) != value for name, value in KEPT.items()):
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness import GPU, compiled, in_torch, module
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jaxloss
 
-import jaxloss  # noqa: E402
-
-GPU = jax.default_backend() == "gpu"
 LINEAR = [(8192, 4096, 131072), (16384, 2048, 32000), (1024, 4096, 151936)] if GPU else [(2048, 512, 32000)]
 LOGITS = [(8192, 131072), (8192, 32000), (65536, 1000)] if GPU else [(2048, 32000)]
 DTYPE = "bfloat16" if GPU else "float32"
-
-
-def module(name):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 torch, optax, tokamax = module("torch"), module("optax"), module("tokamax")
 liger = module("liger_kernel.ops.fused_linear_cross_entropy") if GPU else None
 liger_rows = module("liger_kernel.ops.cross_entropy") if GPU else None
 cut = module("cut_cross_entropy") if GPU else None
-
-
-def compiled(loss, moving, *arrays):
-    """A call of value and gradients that blocks, one that does not, and the memory that it needs."""
-    program = jax.jit(jax.value_and_grad(loss, moving)).lower(*arrays).compile()
-
-    def enqueue():
-        return program(*arrays)
-
-    return enqueue, lambda: jax.block_until_ready(enqueue()), program.memory_analysis().temp_size_in_bytes
-
-
-def in_torch(loss, *tensors):
-    def enqueue():
-        for tensor in tensors:
-            tensor.grad = None
-        value = loss()
-        value.backward()
-        return value
-
-    def run():
-        value = enqueue()
-        if GPU:
-            torch.cuda.synchronize()
-        return value.detach(), None
-
-    run()
-    return enqueue, run, torch_peak(run, tensors)
-
-
-def torch_peak(run, tensors):
-    """Bytes that a call has allocated at the most, its gradients aside."""
-    gradients = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    if GPU:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    now = most = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            most = max(most, now)
-    return most - gradients
 
 
 def numbers(*shapes):
@@ -205,29 +141,14 @@ def floor(peers, sizes):
         n, h, v = sizes
         a, b = jnp.ones((n, h), DTYPE), jnp.ones((v, h), DTYPE)
         product = jax.jit(lambda a, b: jax.lax.dot_general(a, b, (((1,), (1,)), ((), ()))))
-        return 3 * many(lambda: product(a, b), jax.block_until_ready)
+        return 3 * _queued(lambda: product(a, b))
     a = jnp.ones(sizes, DTYPE)
     copy = jax.jit(lambda a: a + 1)
-    return 1.5 * many(lambda: copy(a), jax.block_until_ready)
+    return 1.5 * _queued(lambda: copy(a))
 
 
-def many(enqueue, wait, calls=10):
-    """Milliseconds for one of many calls in a queue."""
-    wait(enqueue())
-    start = time.perf_counter()
-    for _ in range(calls):
-        result = enqueue()
-    wait(result)
-    return (time.perf_counter() - start) / calls * 1e3
-
-
-def once(enqueue, run):
-    """Milliseconds for a call, that pass and that all cores compute."""
-    if GPU:
-        return many(enqueue, lambda _: run()), math.nan
-    start, computed = time.perf_counter(), time.process_time()
-    run()
-    return (time.perf_counter() - start) * 1e3, (time.process_time() - computed) * 1e3
+def _queued(enqueue):
+    return harness.many(enqueue, lambda: jax.block_until_ready(enqueue()))
 
 
 def table(title, peers, sizes, rounds, only):
@@ -236,28 +157,28 @@ def table(title, peers, sizes, rounds, only):
         if only and not any(word in name for word in only):
             continue
         try:
-            enqueue, run, memory[name] = prepare()
-            value = float(run()[0])
+            call = prepare()
+            value, memory[name] = float(call.run()[0]), call.memory
         except Exception as error:
             print(f"{name}: left out, {type(error).__name__}: {str(error).splitlines()[0][:100]}", file=sys.stderr)
             continue
-        ready[name], times[name] = (enqueue, run, value), []
+        ready[name], times[name] = (call, value), []
         gc.collect()
     for _ in range(rounds):
         for name in random.sample(list(ready), len(ready)):
-            times[name].append(once(*ready[name][:2]))
+            times[name].append(harness.once(ready[name][0]))
     ours = next(name for name in ready if name.startswith("jaxloss"))
     print(f"\n{title} {' x '.join(map(str, sizes))}, {DTYPE}, on {jax.devices()[0].device_kind}, {rounds} rounds")
     if GPU:
         print(f"floor {floor(peers, sizes):.2f} ms")
-    print(f"{'':44}{'ms':>9}{'ratio':>7}{'CPU ms':>9}{'ratio':>7}{'MiB':>9}{'ratio':>7}  loss")
+    print(f"{'':44}{'ms':>9}{'ratio':>8}{'CPU ms':>9}{'ratio':>8}{'MiB':>9}{'ratio':>8}  loss")
     medians = {
         name: [*map(statistics.median, zip(*each, strict=True)), memory[name] / 2**20] for name, each in times.items()
     }
-    for name, (_, _, value) in ready.items():
+    for name, (_, value) in ready.items():
         pairs = zip(medians[name], medians[ours], strict=True)
-        print(f"{name:44}{''.join(f'{a:9.2f}{a / max(b, 1e-3):7.2f}' for a, b in pairs)}  {value:.6f}")
-        assert math.isclose(value, ready[ours][2], rel_tol=1e-2), f"{name} computes something else"
+        print(f"{name:44}{''.join(f'{a:9.2f}{min(a / max(b, 1e-3), 9999):8.2f}' for a, b in pairs)}  {value:.6f}")
+        assert math.isclose(value, ready[ours][1], rel_tol=1e-2), f"{name} computes something else"
 
 
 def main():
@@ -275,4 +196,5 @@ def main():
 
 
 if __name__ == "__main__":
+    harness.settle()
     main()
