@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from . import _check, _labels
 from ._numerics import (
@@ -21,8 +20,9 @@ from ._numerics import (
     pick_shifted,
     positive_part,
     shift,
+    sigmoid,
     softplus_mix,
-    sum_without,
+    sum_of_others,
     times,
 )
 from ._reduce import reduce
@@ -107,7 +107,7 @@ def softmax_focal_loss(
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
         hit, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
         z, top = shift(_check.masked(x, counted), axis)
-        own, others = pick_shifted(x, top, hit, axis), sum_without(z, hit, axis)
+        own, others = pick_shifted(x, top, hit, axis), sum_of_others(x, z, hit, axis)
 
         def focal(own: Array, others: Array, index: Array) -> Array:
             log_total = log1p(others + jnp.where(index < 0, -1, jnp.expm1(own)))
@@ -217,7 +217,7 @@ def _wrong_and_cost(x: Array, t: Array) -> tuple[Array, Array]:
 @partial(_sigmoid_focal.defjvp, symbolic_zeros=True)
 def _sigmoid_focal_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     (dx, dt, dgamma), (x, t, gamma) = tangents, again(*primals)
-    yes, no = lax.logistic(x), lax.logistic(-x)
+    yes, no = sigmoid(x), sigmoid(-x)
     wrong = jnp.maximum(t * no + (1 - t) * yes, np.finfo(x.dtype).tiny)
     cost = softplus_mix(x, 1 - t, t)
     factor = wrong**gamma

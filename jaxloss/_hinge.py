@@ -281,6 +281,8 @@ def _multiclass(
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _best_other(x: Array, right: Array, axis: int) -> Array:
     """The highest score of another class, or the lowest number if there is none."""
+    if x.shape[axis] > 2**24:  # what float32 can count
+        return jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
     # Without a comparison, as in `sum_without`: 1 at the right class makes a bound below all scores, 0 elsewhere none.
     place = lax.broadcasted_iota(x.dtype, x.shape, axis)
     own = jnp.maximum(1 - jnp.abs(place - right.astype(x.dtype)), 0)

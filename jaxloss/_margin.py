@@ -346,12 +346,13 @@ def _multilabel_margin(x: Array, labels: Array) -> Array:
 def _multilabel_margin_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     # Linear between kinks: of each pair that counts, +1 for the other class and -1 for the label.
     (x, labels), (dx, _) = primals, tangents
+    still = lax.stop_gradient(x)  # a loop of unknown length has no reverse mode, and needs none
 
     def add(slope: Array, other: Array, own: Array, hit: Array) -> Array:
-        pairs = (other & (1 - own + x > 0)).astype(x.dtype)
+        pairs = (other & (1 - own + still > 0)).astype(x.dtype)
         return slope + pairs - hit * jnp.sum(pairs, -1, keepdims=True)
 
-    slope = _over_labels(add, _nothing(x), x, labels)
+    slope = _over_labels(add, _nothing(still), still, labels)
     return _multilabel_margin(x, labels), jnp.sum(slope * dx, -1)
 
 
@@ -362,7 +363,6 @@ def _nothing(x: Array) -> Array:
 
 def _over_labels(add: Callable[..., Array], total: Array, x: Array, labels: Array) -> Array:
     """`add` for one label of each row after the other, up to the longest list: pairs of classes would be C² a row."""
-    x = lax.stop_gradient(x)
     places = jnp.arange(x.shape[-1], dtype=labels.dtype)
 
     def label(number: Array) -> tuple[Array, Array]:

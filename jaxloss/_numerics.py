@@ -107,8 +107,10 @@ def times(a: Array, b: Array) -> Array:
 @partial(times.defjvp, symbolic_zeros=True)
 def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (a, b), (da, db) = primals, tangents
-    value = times(a, b)
-    return value, change(value, (jnp.where((a == 0) & jnp.isinf(b), 0, b), da), (a, db))
+    value, nothing = times(a, b), (a == 0) & jnp.isinf(b)
+    if not isinstance(db, SymbolicZero):
+        db = jnp.where(nothing, 0, db)
+    return value, change(value, (jnp.where(nothing, 0, b), da), (a, db))
 
 
 def reciprocal(x: Array) -> Array:
@@ -179,7 +181,8 @@ def _length(x: Array, axis: int) -> Array:
 def _length_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     length, top = _length(x, axis), _scale(x, axis)
-    direction = divide(x / top, jnp.where(length == 0, 1, length / top))
+    somewhere = length > 0
+    direction = divide(jnp.where(somewhere, x, 0) / top, jnp.where(somewhere, length / top, 1))
     return length, jnp.sum(direction * dx, axis, keepdims=True)
 
 
@@ -197,6 +200,18 @@ def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
 
 
 @jax.custom_jvp
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x), whose derivative σ(x) σ(-x) keeps its digits where JAX's σ(x) (1 - σ(x)) is 0."""
+    return lax.logistic(x)
+
+
+@sigmoid.defjvp
+def _sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return sigmoid(x), sigmoid(x) * sigmoid(-x) * dx
+
+
+@jax.custom_jvp
 def softplus(x: Array) -> Array:
     """log(1 + e^x)."""
     return positive_part(x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
@@ -204,7 +219,7 @@ def softplus(x: Array) -> Array:
 
 @softplus.defjvp
 def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return softplus(*primals), lax.logistic(*again(*primals)) * tangents[0]
+    return softplus(*primals), sigmoid(*again(*primals)) * tangents[0]
 
 
 @jax.custom_jvp
@@ -222,7 +237,7 @@ def softplus_mix(x: Array, up: Array, down: Array) -> Array:
 def _softplus_mix_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     # d log(1+e^x) = sigmoid(x) dx and d log(1+e^-x) = -sigmoid(-x) dx.
     (dx, dup, ddown), (x, up, down) = tangents, again(*primals)
-    slope = up * lax.logistic(x) - down * lax.logistic(-x)
+    slope = up * sigmoid(x) - down * sigmoid(-x)
     of_down, of_up = softplus_pair(x)
     of_down = jnp.where((down == 0) & jnp.isinf(x), 0, of_down)
     of_up = jnp.where((up == 0) & jnp.isinf(x), 0, of_up)
@@ -285,10 +300,14 @@ def shift(x: Array, axis: int, of_all: Callable[[Array], Array] = lambda top: to
     is here that of all there is, where the axis is spread over devices.
     """
     x = upcast(x)
-    top = of_all(jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf))
+    top = of_all(_top(x, axis))
     most = np.finfo(x.dtype).max
     top = at_most(jnp.maximum(top, -most), most)
     return x - top, top
+
+
+def _top(x: Array, axis: int) -> Array:
+    return jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf)
 
 
 def by_row(axis: int, function: Callable[..., Array]) -> Callable[..., Array]:
@@ -308,7 +327,7 @@ def surprise(x: Array, index: Array, axis: int) -> Array:
     """-log softmax(x) of one class `index` per row, `axis` kept."""
     z, top = shift(x, axis)
     own = pick_shifted(x, top, index, axis)
-    return by_row(axis, log1p)(sum_around_less_one(z, top, own, index, axis)) - own
+    return by_row(axis, log1p)(sum_around_less_one(x, z, own, index, axis)) - own
 
 
 def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
@@ -320,19 +339,27 @@ def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
     return by_row(axis, shifted)(pick(x, index, axis), top, index)
 
 
-def sum_around_less_one(z: Array, top: Array, own: Array, index: Array, axis: int) -> Array:
+def sum_around_less_one(x: Array, z: Array, own: Array, index: Array, axis: int) -> Array:
     """Σ exp(z) - 1 for z that are at most 0; of classes elsewhere, without the class `index`, Σ exp(z).
 
-    `z` and `top` are those of `shift`, and `own` is z at `index`. It enters as e^z - 1 and not as a 1 which the others'
+    `z` is that of `shift(x, axis)`, and `own` is z at `index`. It enters as e^z - 1 and not as a 1 which the others'
     small terms would be rounded away against: the loss of a confident row and its gradient keep their digits. A row
     without a right answer, index -1, has no such class.
     """
 
-    def total(others: Array, top: Array, own: Array, index: Array) -> Array:
-        others = jnp.where(top < np.finfo(top.dtype).max, others, jnp.inf)  # z may be infinite, against the rule
+    def total(others: Array, own: Array, index: Array) -> Array:
         return others + jnp.where(index < 0, -1, jnp.expm1(own))
 
-    return by_row(axis, total)(sum_without(z, index, axis), top, own, index)
+    return by_row(axis, total)(sum_of_others(x, z, index, axis), own, index)
+
+
+def sum_of_others(x: Array, z: Array, index: Array, axis: int) -> Array:
+    """`sum_without` of z = shift(x, axis), and infinite where a logit is."""
+
+    def total(others: Array, top: Array) -> Array:
+        return jnp.where(top == jnp.inf, jnp.inf, others)
+
+    return by_row(axis, total)(sum_without(z, index, axis), _top(upcast(x), axis))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -360,7 +387,8 @@ def log(x: Array) -> Array:
 
 @log.defjvp
 def _log_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return log(*primals), reciprocal(primals[0]) * tangents[0]
+    (x,), (dx,) = primals, tangents
+    return log(x), jnp.where(x > 0, divide(dx, jnp.where(x > 0, x, 1)), 0)
 
 
 @jax.custom_jvp

@@ -162,7 +162,7 @@ def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Arra
     if index is None:
         return top, by_row(classes.axis, log1p)(classes.total(jnp.exp(z)) - 1)
     own = pick_shifted(y, top, index, classes.axis)
-    total = classes.of_parts(sum_around_less_one(z, top, own, index, classes.axis))
+    total = classes.of_parts(sum_around_less_one(y, z, own, index, classes.axis))
     return top, by_row(classes.axis, log1p)(total)
 
 

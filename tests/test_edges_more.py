@@ -431,3 +431,50 @@ def test_a_confident_pair_of_one_class_keeps_its_digits():
     (got, grad), (expected, expected_grad) = (loss(x, y) for loss in losses)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-14)
+
+
+def test_second_derivatives_where_the_first_is_a_constant_or_at_an_end():
+    x, y = jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([[3, 0, -1, 1]])
+    twice = jax.jit(jax.jacrev(jax.jacrev(lambda x: jaxloss.multilabel_margin_loss(x, y))))(x)
+    np.testing.assert_array_equal(twice, 0)
+
+    z, t = jnp.array([0.0, 1.0, -800.0]), jnp.array([0.0, 1.0, 0.0])
+    hessian = jax.hessian(lambda z: jaxloss.js_div(jax.nn.log_softmax(z), t, axis=-1))(z)
+    assert np.isfinite(hessian).all()
+    assert abs(hessian[0, 0]) > 0.01
+
+    a = jnp.ones((1, 3))
+    apart = jax.hessian(lambda a: jaxloss.pairwise_distance(a, jnp.ones((1, 3)), eps=0.0).sum())(a)
+    np.testing.assert_array_equal(apart, 0)
+
+
+def test_forward_mode_of_a_weight_of_0_at_an_infinite_error():
+    def loss(x):
+        return jaxloss.mse_loss(x, jnp.zeros(2), weight=jnp.array([0.0, 1.0]))
+
+    with jax.debug_nans(False):
+        value, change = jax.jvp(loss, (jnp.array([jnp.inf, 1.0]),), (jnp.ones(2),))
+    assert (value, change) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [jaxloss.binary_cross_entropy_with_logits, lambda x, t: jaxloss.soft_margin_loss(x, 2 * t - 1)],
+    ids=["binary_cross_entropy_with_logits", "soft_margin_loss"],
+)
+def test_second_derivative_of_a_confident_prediction_keeps_its_digits(loss):
+    for x in (40.0, -40.0):
+        for t in (0.0, 1.0):
+            second = jax.grad(jax.grad(lambda x: loss(x, t)))(x)  # noqa: B023 - evaluated at once
+            np.testing.assert_allclose(second, np.exp(-40.0), rtol=1e-12)
+
+
+@pytest.mark.without_x64
+def test_the_largest_number_is_a_logit_and_infinity_is_none():
+    largest = jnp.finfo(jnp.float32).max
+    value, grad = jax.value_and_grad(jaxloss.cross_entropy)(jnp.array([largest, 0.0]), jnp.array(0))
+    assert value == 0
+    np.testing.assert_array_equal(grad, 0)
+    np.testing.assert_allclose(jaxloss.cross_entropy(jnp.array([largest, largest]), jnp.array(0)), np.log(2), rtol=1e-6)
+    with jax.debug_nans(False):
+        assert jaxloss.softmax_focal_loss(jnp.array([jnp.inf, 0.0]), jnp.array(1)) == jnp.inf
