@@ -106,8 +106,9 @@ def softmax_focal_loss(
     if soft is None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
         hit, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
-        z, top = shift(_check.masked(x, counted), axis)
-        own, others = pick_shifted(x, top, hit, axis), sum_of_others(x, z, hit, axis)
+        there = _check.masked(x, counted)
+        z, top = shift(there, axis)
+        own, others = pick_shifted(x, top, hit, axis), sum_of_others(there, z, hit, axis)
 
         def focal(own: Array, others: Array, index: Array) -> Array:
             log_total = log1p(others + jnp.where(index < 0, -1, jnp.expm1(own)))
