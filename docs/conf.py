@@ -61,7 +61,9 @@ def _write_pages(app) -> None:
 def _link_names(app, name: str, source: list[str]) -> None:
     """`cross_entropy` in a page written by hand leads to its entry, as it does in the docstrings."""
     if not name.startswith(("api/", "notebooks/")):
-        parts = FENCE.split(source[0])
+        # On a code host the same links lead to the notebooks where they are.
+        text = source[0].replace("](../notebooks/README.md)", "](notebooks/index.md)")
+        parts = FENCE.split(text.replace("](../notebooks/", "](notebooks/"))
         source[0] = "".join(part if FENCE.fullmatch(part) else reference.links(part) for part in parts)
 
 
