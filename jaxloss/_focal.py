@@ -110,13 +110,13 @@ def softmax_focal_loss(
         z, top = shift(there, axis)
         own, others = pick_shifted(x, top, hit, axis), sum_of_others(there, z, hit, axis)
 
-        def focal(own: Array, others: Array, index: Array) -> Array:
-            log_total = log1p(others + jnp.where(index < 0, -1, jnp.expm1(own)))
+        def focal(own: Array, others: Array) -> Array:
+            log_total = log1p(others + jnp.expm1(own))
             # Held where its reciprocal can be squared; below that the loss, smaller than `others`, is as good as 0.
             miss = jnp.log(jnp.maximum(others, np.finfo(dtype).tiny ** 0.5)) - log_total
             return _turned_away(miss, gamma, log_total - own)
 
-        loss = by_row(axis, focal)(own, others, hit)
+        loss = by_row(axis, focal)(own, others)
         share = _labels.of_target(jnp.broadcast_to(a, x.shape[axis]), index, dtype)
         return reduce(name, times(_labels.spoiled(share, index), jnp.squeeze(loss, axis)), reduction, keep)
 

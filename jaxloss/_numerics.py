@@ -326,15 +326,16 @@ def log_sum(z: Array, axis: int) -> Array:
 def surprise(x: Array, index: Array, axis: int) -> Array:
     """-log softmax(x) of one class `index` per row, `axis` kept."""
     z, top = shift(x, axis)
-    own = pick_shifted(x, top, index, axis)
+    # Finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
+    own = jnp.where(index < 0, 0, pick_shifted(x, top, index, axis))
     return by_row(axis, log1p)(sum_around_less_one(x, z, own, index, axis)) - own
 
 
 def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
-    """`pick` of x - top, which then need not be computed as a whole."""
+    """`pick` of x - top, which then need not be computed as a whole; -inf in a row without a right answer."""
 
     def shifted(own: Array, top: Array, index: Array) -> Array:
-        return jnp.where(index < x.shape[axis], upcast(own) - top, 0)
+        return jnp.where(index < 0, -jnp.inf, jnp.where(index < x.shape[axis], upcast(own) - top, 0))
 
     return by_row(axis, shifted)(pick(x, index, axis), top, index)
 
@@ -346,18 +347,15 @@ def sum_around_less_one(x: Array, z: Array, own: Array, index: Array, axis: int)
     small terms would be rounded away against: the loss of a confident row and its gradient keep their digits. A row
     without a right answer, index -1, has no such class.
     """
-
-    def total(others: Array, own: Array, index: Array) -> Array:
-        return others + jnp.where(index < 0, -1, jnp.expm1(own))
-
-    return by_row(axis, total)(sum_of_others(x, z, index, axis), own, index)
+    return by_row(axis, lambda others, own: others + jnp.expm1(own))(sum_of_others(x, z, index, axis), own)
 
 
 def sum_of_others(x: Array, z: Array, index: Array, axis: int) -> Array:
     """`sum_without` of z = shift(x, axis), and infinite where a logit is."""
 
     def total(others: Array, top: Array) -> Array:
-        return jnp.where(top == jnp.inf, jnp.inf, others)
+        most = float(np.finfo(top.dtype).max)
+        return others + (jnp.maximum(top, most) - most)  # 0 or inf
 
     return by_row(axis, total)(sum_without(z, index, axis), _top(upcast(x), axis))
 

@@ -72,7 +72,7 @@ BREAKAGES = [
     ),
     ("_regression.py", "jnp.where(t > 1, stirling, 0)", "stirling", "poisson"),
     ("_numerics.py", "times(up, positive_part(x))", "up * positive_part(x)", "bce"),
-    ("_numerics.py", "of_up = jnp.where((up == 0) & jnp.isinf(x), 0, of_up)", "", "bce or soft"),
+    ("_numerics.py", "of_up = jnp.where((up == 0) & jnp.isinf(x), 0, of_up)", "", "sure_of_infinity"),
     ("_binary.py", "jnp.maximum(p * (1 - p), TORCH_EPSILON)", "(p * (1 - p))", "bce"),
     ("_binary.py", "positive = t * _check", "positive = _check", "bce"),
     ("_binary.py", "jnp.where(held, -100, log_p)", "jnp.where(held, -jnp.inf, log_p)", "bce"),
@@ -145,7 +145,7 @@ BREAKAGES = [
     ("_margin.py", "slope + pairs - hit *", "slope + pairs - 0 * hit *", "multilabel"),
     ("_margin.py", "listed = jnp.cumprod(labels != -1, axis=-1).astype(bool)", "listed = labels != -1", "multilabel"),
     ("_margin.py", "softplus(-y * x)", "jnp.log(1 + jnp.exp(-y * x))", "soft_margin"),
-    ("_focal.py", "jnp.maximum(miss, -1e30))", "miss)", "focal"),
+    ("_focal.py", "jnp.maximum(miss, -1e30))", "miss)", "one_class_alone"),
     (
         "_focal.py",
         "miss = jnp.where(top, _log_of_others(top, z, log_total, axis), rest)",
@@ -168,7 +168,12 @@ BREAKAGES = [
     ("_errors.py", "jnp.where(d < 0, 1 - tau, tau)", "jnp.where(d < 0, tau, 1 - tau)", "value_for and expectile"),
     ("_errors.py", "near = jnp.minimum(size, 20)", "near = size", "near_and_far"),
     ("_errors.py", "jnp.maximum(absolute(t), eps)", "absolute(t)", "percentage_of"),
-    ("_hinge.py", "axis), -jnp.inf, x), axis)", "axis), 0, x), axis)", "value_for and multiclass_hinge"),
+    (
+        "_hinge.py",
+        "value, change = jax.jvp(best, (x,), (dx,))",
+        "value, change = best(x), 0 * jnp.max(dx, axis)",
+        "multiclass_hinge",
+    ),
     (
         "_hinge.py",
         "_power(positive_part(margin - y * x), p)",
@@ -314,7 +319,7 @@ BREAKAGES = [
     ("_rows.py", "RowStatistics(*(_check.masked(a, terms.keep) for a in found))", "found", "statistics"),
     ("_rows.py", "dterms = dterms._replace(cap=dcap)", "dterms = dterms", "every_way"),
     ("_rows.py", "jnp.sum(softmax(z, log_total) * _check", "jnp.sum(jnp.exp(z) * _check", "second_derivatives_of_many"),
-    ("_numerics.py", "others + jnp.where(index < 0, -1, jnp.expm1(own))", "others + jnp.expm1(own)", "ce or range"),
+    ("_numerics.py", "jnp.where(index < 0, -jnp.inf, jnp.where(", "jnp.where(index < 0, 0, jnp.where(", "ce or range"),
     ("_numerics.py", "clamp(x, 100 * cap) / cap", "x / cap", "soft_cap"),
     ("_linear_cross_entropy.py", "d = dlogits.astype(plan.matmul)", "d = dlogits", "a_matmul"),
     (

@@ -478,3 +478,18 @@ def test_the_largest_number_is_a_logit_and_infinity_is_none():
     np.testing.assert_allclose(jaxloss.cross_entropy(jnp.array([largest, largest]), jnp.array(0)), np.log(2), rtol=1e-6)
     with jax.debug_nans(False):
         assert jaxloss.softmax_focal_loss(jnp.array([jnp.inf, 0.0]), jnp.array(1)) == jnp.inf
+
+
+def test_target_of_a_prediction_that_is_sure_of_infinity_has_a_finite_gradient():
+    def loss(t, x):
+        return jaxloss.binary_cross_entropy_with_logits(x, t)
+
+    for x, t in ((jnp.inf, 1.0), (-jnp.inf, 0.0)):
+        assert jax.grad(loss)(t, x) == 0
+
+
+def test_softmax_focal_loss_of_one_class_alone():
+    for gamma in (0.0, 0.5, 2.0):
+        for target in (jnp.array([0]), jnp.array([[1.0]])):
+            value, grad = jax.value_and_grad(jaxloss.softmax_focal_loss)(jnp.array([[3.0]]), target, gamma=gamma)
+            assert (value, grad[0, 0]) == (0, 0)
