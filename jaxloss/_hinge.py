@@ -282,7 +282,7 @@ def _multiclass(
 def _best_other(x: Array, right: Array, axis: int) -> Array:
     """The highest score of another class, or the lowest number if there is none."""
     if x.shape[axis] > 2**24:  # what float32 can count
-        return jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
+        return _best_compared(x, right, axis)
     # Without a comparison, as in `sum_without`: 1 at the right class makes a bound below all scores, 0 elsewhere none.
     place = lax.broadcasted_iota(x.dtype, x.shape, axis)
     own = jnp.maximum(1 - jnp.abs(place - right.astype(x.dtype)), 0)
@@ -292,9 +292,9 @@ def _best_other(x: Array, right: Array, axis: int) -> Array:
 @_best_other.defjvp
 def _best_other_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     (x, right), (dx, _) = primals, tangents
-
-    def best(x: Array) -> Array:
-        return jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
-
-    value, change = jax.jvp(best, (x,), (dx,))
+    value, change = jax.jvp(lambda x: _best_compared(x, right, axis), (x,), (dx,))
     return value, change
+
+
+def _best_compared(x: Array, right: Array, axis: int) -> Array:
+    return jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
