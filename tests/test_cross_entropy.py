@@ -1,4 +1,4 @@
-"""cross_entropy where a size, a platform or an option decides how it is computed: the kernel, blocks, edges."""
+"""cross_entropy where a size, a platform or an option decides how it is computed: the kernel, sums, edges."""
 
 import math
 from functools import partial

@@ -493,3 +493,11 @@ def test_softmax_focal_loss_of_one_class_alone():
         for target in (jnp.array([0]), jnp.array([[1.0]])):
             value, grad = jax.value_and_grad(jaxloss.softmax_focal_loss)(jnp.array([[3.0]]), target, gamma=gamma)
             assert (value, grad[0, 0]) == (0, 0)
+
+
+@pytest.mark.without_x64
+def test_neighbours_among_more_classes_than_float32_can_count():
+    last = 2**24  # the next number that float32 has is last + 2
+    x, y = jnp.full(last + 4, -1e4).at[last].set(9).at[last + 1].set(8), jnp.array(last + 1)
+    assert jaxloss.multiclass_perceptron_loss(x, y) == 1
+    np.testing.assert_allclose(jaxloss.cross_entropy(x, y), np.log1p(np.e), rtol=1e-6)

@@ -20,6 +20,7 @@ import json
 import os
 import statistics
 import sys
+from importlib.metadata import version as installed
 from pathlib import Path
 
 import harness
@@ -263,7 +264,7 @@ def main(arguments=None):
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
-        "versions": {"jaxloss": "0.1.0", **harness.versions("jax", "jaxlib", "numpy", *MODULES)},
+        "versions": {"jaxloss": installed("jaxloss"), **harness.versions("jax", "jaxlib", "numpy", *MODULES)},
         "copy_bytes_per_ms": harness.copy_rate(),
         "left_out": {name: "not installed" for name in MODULES if harness.module(name) is None},
     }
