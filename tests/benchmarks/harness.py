@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 KEPT = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),  # pages stay, for every peer: on a CPU their faults cost more than arithmetic
+    "MALLOC_MMAP_MAX_": "0",  # pages stay, for every peer: on a CPU their faults cost more than arithmetic
+    "MALLOC_ARENA_MAX": "1",  # the one arena that may grow as large as a result
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "KMP_BLOCKTIME": "0",  # torch's threads wait passively
     "OMP_WAIT_POLICY": "passive",
