@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from . import _check, _labels, _rows
 from ._devices import AxisName, Classes, mesh_axes, vary_alike
-from ._numerics import at_least_float32, pick, times, upcast, xlogy
+from ._numerics import at_least_float32, narrow, pick, times, upcast, xlogy
 from ._reduce import REDUCTIONS, mean, reduce
 from ._types import Array, ArrayLike, BatchReduction, KernelImplementation, Number, Reduced, Reduction, RowStatistics
 
@@ -161,7 +161,7 @@ def _each_row_bwd(
 ) -> tuple[Array, _rows.Terms]:
     x, terms, sums = residuals
     dx, dterms = _rows.pull(classes, x, sums, terms, classes.to_parts(cotangents[0]))
-    return dx.astype(x.dtype), dterms
+    return narrow(dx, x.dtype), dterms
 
 
 _each_row.defvjp(_each_row_fwd, _each_row_bwd)

@@ -18,11 +18,10 @@ from ._numerics import (
     pick,
     positive_part,
     shift,
-    surprise,
     times,
-    upcast,
 )
 from ._reduce import reduce
+from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -77,7 +76,7 @@ def poly_cross_entropy(
     """
     name = "poly_cross_entropy"
     rows = _rows(name, input, target, ignore_index, axis, where)
-    epsilon = _check.number(name, "epsilon", epsilon, rows.logits.dtype, low=-1)
+    epsilon = _check.number(name, "epsilon", epsilon, at_least_float32(rows.logits.dtype), low=-1)
     return reduce(name, _expected(lambda nll: nll - epsilon * jnp.expm1(-nll), rows), reduction, rows.keep)
 
 
@@ -135,7 +134,7 @@ def generalized_cross_entropy(
     """
     name = "generalized_cross_entropy"
     rows = _rows(name, input, target, ignore_index, axis, where)
-    dtype = rows.logits.dtype
+    dtype = at_least_float32(rows.logits.dtype)
     q = jnp.asarray(_check.number(name, "q", q, dtype, low=0, high=1), dtype)
 
     def cost(nll: Array) -> Array:
@@ -158,7 +157,7 @@ def _mean_exponential(x: Array) -> Array:
 
 
 class Rows(NamedTuple):
-    """Clean logits with their class axis, the target, and which rows count.
+    """Logits with their class axis, the target, and which rows count: what stands in the others is not read.
 
     The target holds class probabilities, or if `indexed` a class index for each row, with the class axis of size 1.
     """
@@ -179,7 +178,6 @@ def _rows(
     soft = _labels.probabilities(name, target, x, axis, ignore_index)
     if soft is None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
-        x = upcast(_check.masked(x, jnp.expand_dims(keep, axis)))
         return Rows(x, axis, jnp.expand_dims(index, axis), True, keep)
     mask = _check.mask(name, where, _check.without(axis, x.shape))
     counted = None if mask is None else jnp.expand_dims(mask, axis)
@@ -192,7 +190,7 @@ def _expected(cost: Callable[[Array], Array], rows: Rows) -> Array:
     """Σ q cost(-log p): that of the right class, or that of all classes by their probabilities."""
     axis, target = rows.axis, rows.target
     if rows.indexed:
-        return _spoilt(cost(surprise(rows.logits, target, axis)), rows)
+        return _spoilt(cost(surprise(rows.logits, target, jnp.expand_dims(rows.keep, axis), axis)), rows)
     z, _ = shift(rows.logits, axis)
     return jnp.sum(times(target, cost(log_sum(z, axis) - z)), axis)
 
@@ -253,7 +251,10 @@ def sparsemax_loss(
     """
     name = "sparsemax_loss"
     rows = _rows(name, input, target, ignore_index, axis, where)
-    axis, (z, _) = rows.axis, shift(rows.logits, rows.axis)
+    axis, logits = rows.axis, rows.logits
+    if rows.indexed:
+        logits = _check.masked(logits, jnp.expand_dims(rows.keep, axis))
+    z, _ = shift(logits, axis)
     # The sums run over a set of classes that is constant to differentiation.
     support = _support(lax.stop_gradient(z), axis)
     inside = jnp.where(support, z, 0)

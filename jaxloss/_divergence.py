@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check, _labels
-from ._numerics import change, log, log_sum, shift, surprise, times, xlogy
+from ._numerics import change, log, log_sum, shift, times, xlogy
 from ._reduce import reduce
+from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 Divergence: TypeAlias = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
@@ -209,7 +210,8 @@ def distillation_loss(
     index = None
     if target is not None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
-        x, z = (_check.masked(a, jnp.expand_dims(keep, axis)) for a in (x, z))
+        counted = jnp.expand_dims(keep, axis)
+        x, z = (_check.masked(a, counted) for a in (x, z))
 
     log_p, log_q = (_log_softmax(a, temperature, axis) for a in (z, x))
     if divergence == "jensen_shannon":
@@ -218,7 +220,7 @@ def distillation_loss(
         terms = _kullback_leibler(*((log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)))
     loss = temperature * temperature * jnp.sum(terms, axis)
     if index is not None:
-        right = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), axis), axis)
+        right = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), counted, axis), axis)
         right = _labels.spoiled(jnp.ones_like(loss), index) * right
         share = jnp.broadcast_to(jnp.asarray(alpha, loss.dtype), loss.shape)
         loss = times(share, loss) + times(1 - share, right)

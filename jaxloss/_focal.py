@@ -11,21 +11,18 @@ from . import _check, _labels
 from ._numerics import (
     again,
     at_least_float32,
-    by_row,
     change,
     divide,
-    log1p,
     log_sum,
     one_hot,
-    pick_shifted,
     positive_part,
     shift,
     sigmoid,
     softplus_mix,
-    sum_of_others,
     times,
 )
 from ._reduce import reduce
+from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -105,20 +102,12 @@ def softmax_focal_loss(
 
     if soft is None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
-        hit, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
-        there = _check.masked(x, counted)
-        z, top = shift(there, axis)
-        own, others = pick_shifted(x, top, hit, axis), sum_of_others(there, z, hit, axis)
-
-        def focal(own: Array, others: Array) -> Array:
-            log_total = log1p(others + jnp.expm1(own))
-            # Held where its reciprocal can be squared; below that the loss, smaller than `others`, is as good as 0.
-            miss = jnp.log(jnp.maximum(others, np.finfo(dtype).tiny ** 0.5)) - log_total
-            return _turned_away(miss, gamma, log_total - own)
-
-        loss = by_row(axis, focal)(own, others)
+        nll = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis), axis), axis)
+        # Held where its reciprocal can be squared; below that the loss is as good as 0.
+        miss = jnp.log(-jnp.expm1(-jnp.maximum(nll, np.finfo(dtype).tiny ** 0.5)))
+        loss = _turned_away(miss, gamma, nll)
         share = _labels.of_target(jnp.broadcast_to(a, x.shape[axis]), index, dtype)
-        return reduce(name, times(_labels.spoiled(share, index), jnp.squeeze(loss, axis)), reduction, keep)
+        return reduce(name, times(_labels.spoiled(share, index), loss), reduction, keep)
 
     mask = _check.mask(name, where, _check.without(axis, x.shape))
     rows = None if mask is None else jnp.expand_dims(mask, axis)

@@ -55,6 +55,29 @@ def again(*arrays: Array) -> list[Array]:
     return found
 
 
+def reread(x: Array) -> Array:
+    """`x`, for a pass of its own: on a CPU two that share a narrow array would share, and store, all of it widened."""
+    return again(x)[0] if x.dtype.itemsize < 4 else x
+
+
+def narrow(x: Array, dtype: jnp.dtype) -> Array:
+    """`x` rounded to `dtype`, as `astype` does it, for the end of a derivative.
+
+    On a CPU, where XLA's own rounding to bfloat16 takes twice as long as all the arithmetic of a softmax, the bits are
+    rounded, half to even.
+    """
+    if dtype != jnp.bfloat16 or x.dtype != jnp.float32:
+        return x.astype(dtype)
+    return lax.platform_dependent(x, cpu=_to_bfloat16, default=lambda x: x.astype(jnp.bfloat16))
+
+
+def _to_bfloat16(x: Array) -> Array:
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    quiet = bits >> 16 | 64  # no carry may make a number of a NaN
+    return lax.bitcast_convert_type(jnp.where(jnp.isnan(x), quiet, rounded).astype(jnp.uint16), jnp.bfloat16)
+
+
 @jax.custom_jvp
 def absolute(x: Array) -> Array:
     """|x| with derivative 0 at 0, as torch has it (JAX: 1)."""
@@ -277,7 +300,11 @@ def pick(x: Array, index: Array, axis: int) -> Array:
     index = jnp.maximum(index, 0)
     if is_split(x, axis):
         return jnp.sum(jnp.where(one_hot(index, x, axis), x, 0), axis, keepdims=True)
-    return jnp.take_along_axis(x, index, axis, mode="fill", fill_value=0)
+    if x.dtype.itemsize > 2:
+        return jnp.take_along_axis(x, index, axis, mode="fill", fill_value=0)
+    # A CPU would widen all of `x` first.
+    bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return lax.bitcast_convert_type(jnp.take_along_axis(bits, index, axis, mode="fill", fill_value=0), x.dtype)
 
 
 @pick.defjvp
@@ -299,8 +326,8 @@ def shift(x: Array, axis: int, of_all: Callable[[Array], Array] = lambda top: to
     A maximum that is infinite becomes the largest number: -inf - -inf would be NaN. `of_all` makes the maximum of what
     is here that of all there is, where the axis is spread over devices.
     """
+    top = of_all(upcast(_top(x, axis)))  # found before they are widened, which would be kept for both on a CPU
     x = upcast(x)
-    top = of_all(_top(x, axis))
     most = np.finfo(x.dtype).max
     top = at_most(jnp.maximum(top, -most), most)
     return x - top, top
@@ -321,14 +348,6 @@ def by_row(axis: int, function: Callable[..., Array]) -> Callable[..., Array]:
 def log_sum(z: Array, axis: int) -> Array:
     """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
     return by_row(axis, log1p)(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)
-
-
-def surprise(x: Array, index: Array, axis: int) -> Array:
-    """-log softmax(x) of one class `index` per row, `axis` kept."""
-    z, top = shift(x, axis)
-    # Finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
-    own = jnp.where(index < 0, 0, pick_shifted(x, top, index, axis))
-    return by_row(axis, log1p)(sum_around_less_one(x, z, own, index, axis)) - own
 
 
 def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
@@ -357,7 +376,7 @@ def sum_of_others(x: Array, z: Array, index: Array, axis: int) -> Array:
         most = float(np.finfo(top.dtype).max)
         return others + (jnp.maximum(top, most) - most)  # 0 or inf
 
-    return by_row(axis, total)(sum_without(z, index, axis), _top(upcast(x), axis))
+    return by_row(axis, total)(sum_without(z, index, axis), upcast(_top(x, axis)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -425,7 +444,7 @@ def _logsumexp_fwd(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
 
 def _logsumexp_bwd(axis: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
     x, p = _softmax_again(residuals, axis)
-    return ((jnp.expand_dims(g, axis) * p).astype(x.dtype),)
+    return (narrow(jnp.expand_dims(g, axis) * p, x.dtype),)
 
 
 logsumexp.defvjp(_logsumexp_fwd, _logsumexp_bwd)
@@ -445,12 +464,12 @@ def _log_softmax_fwd(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
 
 def _log_softmax_bwd(axis: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
     x, p = _softmax_again(residuals, axis)
-    return ((g - p * jnp.sum(g, axis, keepdims=True)).astype(x.dtype),)
+    return (narrow(g - p * jnp.sum(g, axis, keepdims=True), x.dtype),)
 
 
 log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
 
 
 def _softmax_again(residuals: tuple[Array, Array], axis: int) -> tuple[Array, Array]:
-    x, log_total = residuals
+    x, log_total = reread(residuals[0]), residuals[1]
     return x, softmax(shift(x, axis)[0], jnp.expand_dims(log_total, axis))

@@ -30,6 +30,7 @@ from ._numerics import (
     log1p,
     one_hot,
     pick_shifted,
+    reread,
     shift,
     softcap,
     softmax,
@@ -114,15 +115,23 @@ def losses(
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
     sums = _read(classes, implementation, x, terms)
-    z, own = _shifted(classes, x, sums, terms)
-    found = _statistics(classes, z, sums, terms) if statistics else None
-    return classes.of_parts(_cost(classes, z, own, sums, terms)), found, sums
+    loss = _costs(classes, x, sums, terms)
+    found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
+    return classes.of_parts(loss), found, sums
+
+
+@partial(jax.jit, static_argnums=0)  # jax_debug_nans sees only what leaves, not the rows that do not count
+def _costs(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Array:
+    """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
+    unmasked = terms if terms.cap is not None else terms._replace(keep=None)
+    z, own = _shifted(classes, reread(x), sums, unmasked)
+    return _check.masked(_cost(classes, z, own, sums, unmasked), terms.keep)
 
 
 def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
     """The logits less their largest, and what of them stands at a class index."""
     y = _logits(x, terms)
-    own = None if is_soft(terms) else pick_shifted(y, sums.top, terms.target, classes.axis)
+    own = None if is_soft(terms) else pick_shifted(x if terms.cap is None else y, sums.top, terms.target, classes.axis)
     return y - sums.top, own
 
 
@@ -192,6 +201,31 @@ def _sums_jvp(
     return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.jit, static_argnums=3)  # as above
+def surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
+    """-log softmax(x) of one class `index` per row, `axis` kept; 0 in rows that do not count, which may hold anything.
+
+    It is finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
+    """
+    top, log_total = _sums("xla", axis, x, index, keep)
+    own = pick_shifted(reread(x), top, index, axis)
+    nll = by_row(axis, lambda log_total, own, index: log_total - jnp.where(index < 0, 0, own))(log_total, own, index)
+    return _check.masked(nll, keep)
+
+
+@surprise.defjvp
+def _surprise_jvp(
+    axis: int, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
+    x, index, keep = primals
+    nll, (top, log_total) = surprise(*primals, axis), _sums("xla", axis, *primals)
+    p = softmax(upcast(_check.masked(reread(x), keep)) - top, log_total)
+    slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
+    return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)
+
+
 def _cost(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms) -> Array:
     """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several."""
     axis, log_total = classes.axis, sums.log_total
@@ -213,7 +247,7 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
 
     `g` is that of this device's part of the loss.
     """
-    z, own = _shifted(classes, x, sums, terms)
+    z, own = _shifted(classes, reread(x), sums, terms)
     dx = g * _slope(classes, z, own, sums, terms)
     part, of_terms = jax.vjp(partial(_cost, classes, z, own, sums), terms)
     (dterms,) = of_terms(vary_alike((g * jnp.ones_like(part, dx.dtype), part))[0])
