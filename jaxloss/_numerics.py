@@ -289,6 +289,13 @@ def _softplus_pair_jvp(
     return softplus_pair(x), (-down * dx, up * dx)
 
 
+def taken(x: Array, index: Array, axis: int) -> Array:
+    """`x` at some places along `axis`, 0 at those beyond its end. A CPU would widen all of a narrow one."""
+    bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") if x.dtype.itemsize < 4 else x
+    found = jnp.take_along_axis(bits, index, axis, mode="fill", fill_value=0)
+    return lax.bitcast_convert_type(found, x.dtype)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def pick(x: Array, index: Array, axis: int) -> Array:
     """`x` at one `index` per row along `axis`, which stays with size 1.
@@ -300,11 +307,7 @@ def pick(x: Array, index: Array, axis: int) -> Array:
     index = jnp.maximum(index, 0)
     if is_split(x, axis):
         return jnp.sum(jnp.where(one_hot(index, x, axis), x, 0), axis, keepdims=True)
-    if x.dtype.itemsize > 2:
-        return jnp.take_along_axis(x, index, axis, mode="fill", fill_value=0)
-    # A CPU would widen all of `x` first.
-    bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
-    return lax.bitcast_convert_type(jnp.take_along_axis(bits, index, axis, mode="fill", fill_value=0), x.dtype)
+    return taken(x, index, axis)
 
 
 @pick.defjvp

@@ -28,13 +28,16 @@ from ._numerics import (
     at_least_float32,
     by_row,
     log1p,
+    log_sum,
     one_hot,
+    pick,
     pick_shifted,
     reread,
     shift,
     softcap,
     softmax,
     sum_around_less_one,
+    taken,
     times,
     upcast,
 )
@@ -56,7 +59,7 @@ class Terms(NamedTuple):
 class Sums(NamedTuple):
     """What a reading of a row finds: all that its loss and its gradient need besides the logits themselves."""
 
-    top: Array
+    top: Array  # the largest logit, or another near enough that no exponential overflows
     log_total: Array
 
 
@@ -114,7 +117,7 @@ def losses(
     classes: Classes, implementation: KernelImplementation, statistics: bool, x: Array, terms: Terms
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
-    sums = _read(classes, implementation, x, terms)
+    sums = _read(classes, implementation, not statistics, x, terms)
     loss = _costs(classes, x, sums, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
@@ -135,25 +138,28 @@ def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Arra
     return y - sums.top, own
 
 
-def _read(classes: Classes, implementation: KernelImplementation, x: Array, terms: Terms) -> Sums:
+def _read(classes: Classes, implementation: KernelImplementation, once: bool, x: Array, terms: Terms) -> Sums:
     index = None if is_soft(terms) else terms.target
     if implementation == "autodiff" or classes.axis_name is not None:
         return Sums(*_plain(classes, _logits(x, terms), index))
     changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
-    return Sums(*_sums(implementation, classes.axis, _logits(x, terms) if changed else x, index, terms.keep))
+    return Sums(*_sums(implementation, classes.axis, once, _logits(x, terms) if changed else x, index, terms.keep))
 
 
 MANY = 1000  # classes, from which on a kernel was measured
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the rows that do not count
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _sums(
-    implementation: KernelImplementation, axis: int, x: Array, index: Array | None, keep: Array | None
+    implementation: KernelImplementation, axis: int, once: bool, x: Array, index: Array | None, keep: Array | None
 ) -> tuple[Array, Array]:
-    """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order."""
+    """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order.
+
+    Unless they may be read `once`, the first of them is the largest logit on every platform.
+    """
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
     if axis < x.ndim - 1:
         implementation = "xla"
@@ -161,6 +167,9 @@ def _sums(
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
     elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and alone():
         ways["cuda"] = partial(_by_kernel, False)
+    width = _block(x.shape[axis])
+    if once and implementation != "pallas" and index is not None and axis == x.ndim - 1 and width and alone():
+        ways["cpu"] = partial(_read_once, width)
     found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
     top, log_total = (_check.masked(a, keep) for a in found)
     return top, log_total
@@ -173,6 +182,37 @@ def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Arra
     own = pick_shifted(y, top, index, classes.axis)
     total = classes.of_parts(sum_around_less_one(y, z, own, index, classes.axis))
     return top, by_row(classes.axis, log1p)(total)
+
+
+def _block(classes: int) -> int:
+    """How many classes to add up at a time, a divisor of their number, or 0 where it is not worth it."""
+    return max((n for n in range(64, 257) if classes % n == 0 and classes > 16 * n), default=0)
+
+
+def _read_once(width: int, x: Array, index: Array, keep: Array) -> tuple[Array, Array]:
+    """`_plain` on a CPU, without a pass for the maximum: logits are taken from that of the row's own class.
+
+    Blocks of classes are added up whole, and the one that holds the row's own class again without it. A row whose loss
+    is above 30, from where on probabilities would lose digits and in the end overflow, is read again from its maximum.
+    """
+    axis = x.ndim - 1
+    own, blocks = upcast(pick(x, index, axis)), reread(x.reshape(*x.shape[:-1], -1, width))
+    at, place = jnp.divmod(jnp.clip(index, 0, x.shape[axis] - 1), width)
+    block = upcast(jnp.squeeze(taken(blocks, at[..., None], axis), axis))
+    rest = jnp.sum(jnp.where(one_hot(place, block, axis), 0, jnp.exp(block - own)), axis, keepdims=True)
+    sums = jnp.sum(jnp.exp(upcast(blocks) - own[..., None]), axis + 1)
+    others = jnp.sum(jnp.where(one_hot(at, sums, axis), 0, sums), axis, keepdims=True) + rest
+    done = ((others < 1e13) & jnp.isfinite(own)) | (index < 0) | ~keep
+
+    def again(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        # Tied to what the loop carries, nothing of this can be moved ahead of it.
+        y, done = lax.optimization_barrier((x, found[0]))
+        z, top = shift(y, axis)
+        return jnp.ones_like(done), jnp.where(done, found[1], top), jnp.where(done, found[2], log_sum(z, axis))
+
+    # A condition, which under vmap would always take both branches; a loop of no turn stays one.
+    found = lax.while_loop(lambda found: ~jnp.all(found[0]), again, (done, own, by_row(axis, log1p)(others)))
+    return found[1:]
 
 
 def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
@@ -190,12 +230,13 @@ def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | Non
 def _sums_jvp(
     implementation: KernelImplementation,
     axis: int,
+    once: bool,
     primals: tuple[Array, Array | None, Array | None],
     tangents: tuple[Array, Array | None, Array | None],
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    # d log Σ e^z = Σ p dz. The largest logit is a constant: it cancels wherever it enters.
+    # d log Σ e^z = Σ p dz. What logits are taken from is a constant: it cancels wherever it enters.
     x, _, keep = primals
-    top, log_total = _sums(implementation, axis, *primals)
+    top, log_total = _sums(implementation, axis, once, *primals)
     z = upcast(_check.masked(x, keep)) - top
     change = jnp.sum(softmax(z, log_total) * _check.masked(tangents[0], keep), axis, keepdims=True)
     return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
@@ -208,7 +249,7 @@ def surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
 
     It is finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
     """
-    top, log_total = _sums("xla", axis, x, index, keep)
+    top, log_total = _sums("xla", axis, True, x, index, keep)
     own = pick_shifted(reread(x), top, index, axis)
     nll = by_row(axis, lambda log_total, own, index: log_total - jnp.where(index < 0, 0, own))(log_total, own, index)
     return _check.masked(nll, keep)
@@ -220,7 +261,7 @@ def _surprise_jvp(
 ) -> tuple[Array, Array]:
     # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
     x, index, keep = primals
-    nll, (top, log_total) = surprise(*primals, axis), _sums("xla", axis, *primals)
+    nll, (top, log_total) = surprise(*primals, axis), _sums("xla", axis, True, *primals)
     p = softmax(upcast(_check.masked(reread(x), keep)) - top, log_total)
     slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
     return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)

@@ -81,6 +81,41 @@ def test_the_sum_over_the_other_classes_leaves_the_right_one_out_whatever_its_in
     np.testing.assert_allclose(change, others, rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+def test_a_row_read_once_is_the_row_read_from_its_maximum(dtype):
+    x, y = with_every_oddity(2048, jnp.float64, count=12)
+    x = x.at[jnp.arange(7, 12), y[7:]].set(jnp.array([-60.0, -1e4, -jnp.inf, 1e30, jnp.inf])).astype(dtype)
+    options = {"label_smoothing": 0.1, "z_loss": 0.01}
+
+    def both(x, **options):
+        def loss(implementation, x):
+            return jaxloss.cross_entropy(x, y, reduction="none", implementation=implementation, **options)
+
+        return [(loss(i, x), jax.grad(lambda x, i=i: loss(i, x)[5:].sum())(x)) for i in ("auto", "autodiff")]
+
+    exact = 1e-14 if dtype == jnp.float64 else 3e-6
+    several = quick.jit(lambda x: [both(x), both(x, **options), jax.vmap(both)(jnp.stack([x, x / 2]))])(x)
+    for (got, slope), (expected, other) in several:
+        np.testing.assert_allclose(got, expected, rtol=exact)
+        slope, other = (a.astype(float)[..., 3:, :] for a in (slope, other))  # without the row of -inf
+        np.testing.assert_allclose(slope, other, rtol=1e-2 if dtype == jnp.bfloat16 else exact, atol=exact)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "poly_cross_entropy", "generalized_cross_entropy"])
+def test_a_confident_row_keeps_the_digits_of_its_slope(name):
+    slope = jax.grad(lambda x: getattr(jaxloss, name)(x, jnp.array([0])))
+    x = jnp.array([[20.0, 0, 1]])
+    np.testing.assert_allclose(slope(x.astype(jnp.float32)), slope(x), rtol=1e-6)
+
+
+@pytest.mark.without_x64
+def test_a_cpu_reads_a_row_once_where_blocks_divide_it():
+    assert "while" in lowered("cpu", "auto", classes=2048)
+    for options in ({"classes": 2039}, {"classes": 2048, "axis": 0}, {"classes": 1000}):
+        assert "while" not in lowered("cpu", "auto", **options)
+    assert "while" not in lowered("tpu", "auto", classes=2048)
+
+
 @pytest.mark.without_x64
 def test_plain_second_derivatives_of_many_classes():
     x, y = with_every_oddity(1003)
