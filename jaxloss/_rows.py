@@ -127,6 +127,7 @@ def losses(
 def _costs(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Array:
     """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
     unmasked = terms if terms.cap is not None else terms._replace(keep=None)
+    sums = lax.optimization_barrier(sums)  # or a CPU would spread out to all classes what it has selected for rows
     z, own = _shifted(classes, reread(x), sums, unmasked)
     return _check.masked(_cost(classes, z, own, sums, unmasked), terms.keep)
 
@@ -202,7 +203,7 @@ def _read_once(width: int, x: Array, index: Array, keep: Array) -> tuple[Array, 
     rest = jnp.sum(jnp.where(one_hot(place, block, axis), 0, jnp.exp(block - own)), axis, keepdims=True)
     sums = jnp.sum(jnp.exp(upcast(blocks) - own[..., None]), axis + 1)
     others = jnp.sum(jnp.where(one_hot(at, sums, axis), 0, sums), axis, keepdims=True) + rest
-    done = ((others < 1e13) & jnp.isfinite(own)) | (index < 0) | ~keep
+    done = (others < 1e13) | (index < 0) | ~keep
 
     def again(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         # Tied to what the loop carries, nothing of this can be moved ahead of it.
