@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check, _labels
-from ._numerics import change, log, log_sum, shift, times, xlogy
+from ._numerics import again, change, log, log_sum, shift, times, xlogy
 from ._reduce import reduce
 from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
@@ -112,11 +112,10 @@ def js_div(
     """
     name = "js_div"
     (x, t), keep, axis = _distributions(name, axis, where, input=input, target=target)
-    beta = _check.number(name, "beta", beta, x.dtype, low=0, high=1)
+    beta = jnp.asarray(_check.number(name, "beta", beta, x.dtype, low=0, high=1), x.dtype)
     _check.flag(name, "log_target", log_target)
-    if not log_target:
-        t = log(t)
-    return reduce(name, jnp.sum(_jensen_shannon(t, x, beta), axis), reduction, keep)
+    p, log_p = (jnp.exp(t), t) if log_target else (t, log(t))
+    return reduce(name, jnp.sum(_jensen_shannon(p, log_p, x, beta), axis), reduction, keep)
 
 
 def _distributions(
@@ -131,11 +130,35 @@ def _kullback_leibler(log_p: Array, log_q: Array) -> Array:
     return times(jnp.exp(log_p), jnp.maximum(log_p, np.finfo(log_p.dtype).min) - log_q)
 
 
-def _jensen_shannon(log_p: Array, log_q: Array, beta: Number) -> Array:
-    mixture = beta * jnp.exp(log_p) + (1 - beta) * jnp.exp(log_q)
+@jax.custom_jvp
+def _jensen_shannon(p: Array, log_p: Array, log_q: Array, beta: Array) -> Array:
+    """Of each class, p log(p/m) and q log(q/m) mixed as p and q are in m. `p` is there to spare its exponential."""
     # Held where its reciprocal can be squared, in second derivatives. What lies below adds nothing to the sum.
-    log_mixture = jnp.log(jnp.maximum(mixture, np.finfo(mixture.dtype).tiny ** 0.5))
-    return beta * _kullback_leibler(log_p, log_mixture) + (1 - beta) * _kullback_leibler(log_q, log_mixture)
+    log_m = jnp.log(jnp.maximum(_mixture(p, log_q, beta), _least(p)))
+    return beta * _kullback_leibler(log_p, log_m) + (1 - beta) * _kullback_leibler(log_q, log_m)
+
+
+@partial(_jensen_shannon.defjvp, symbolic_zeros=True)
+def _jensen_shannon_jvp(
+    primals: tuple[Array, Array, Array, Array], tangents: tuple[Any, Any, Any, Any]
+) -> tuple[Array, Array]:
+    # What the mixture contributes adds up to -dm, which cancels what the factors p and q contribute.
+    (_, dlog_p, dlog_q, dbeta), (p, log_p, log_q, beta) = tangents, again(*primals)
+    # Selects and a bound of its own: constants that the value shares a CPU would spread out to arrays.
+    m, least = _mixture(p, log_q, beta), 4 * _least(p)
+    log_m = jnp.log(jnp.where(m > least, m, least))
+    of_p, of_q = (jnp.exp(a) * (jnp.where(a == -jnp.inf, 0, a) - log_m) for a in (log_p, log_q))
+    of_beta = of_p - of_q - p + jnp.exp(log_q)
+    value = _jensen_shannon(*primals)
+    return value, change(value, (beta * of_p, dlog_p), ((1 - beta) * of_q, dlog_q), (of_beta, dbeta))
+
+
+def _mixture(p: Array, log_q: Array, beta: Array) -> Array:
+    return beta * p + (1 - beta) * jnp.exp(log_q)
+
+
+def _least(x: Array) -> float:
+    return float(np.finfo(x.dtype).tiny ** 0.5)
 
 
 def distillation_loss(
@@ -205,7 +228,7 @@ def distillation_loss(
     (x, z), keep, axis = _distributions(name, axis, where, input=input, teacher=teacher)
     temperature = _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
     alpha = _check.number(name, "alpha", alpha, x.dtype, low=0, high=1)
-    beta = _check.number(name, "beta", beta, x.dtype, low=0, high=1)
+    beta = jnp.asarray(_check.number(name, "beta", beta, x.dtype, low=0, high=1), x.dtype)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
     index = None
     if target is not None:
@@ -215,7 +238,7 @@ def distillation_loss(
 
     log_p, log_q = (_log_softmax(a, temperature, axis) for a in (z, x))
     if divergence == "jensen_shannon":
-        terms = _jensen_shannon(log_p, log_q, beta)
+        terms = _jensen_shannon(jnp.exp(log_p), log_p, log_q, beta)
     else:
         terms = _kullback_leibler(*((log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)))
     loss = temperature * temperature * jnp.sum(terms, axis)
