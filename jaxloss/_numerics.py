@@ -12,7 +12,7 @@ five times the time; derivatives, which have to be written anyway, may have as m
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -427,10 +427,12 @@ def softmax(z: Array, log_total: Array) -> Array:
     return jnp.exp(z - jnp.where(log_total == -jnp.inf, 0, log_total))
 
 
-# Both rules below keep the input, which is alive anyway, and per row the logarithm of Σ exp(x - max). Keeping the
-# finished log-sum-exp instead would save finding the maximum again, but at x ≈ 1e6 its rounding alone is 3 % of
-# every gradient; and inside one jit XLA shares the maximum between the two passes. The forward rules are plain
-# operations, so that jax.hessian, which is forward mode over reverse mode, can differentiate them again.
+# Both rules below keep the input, which is alive anyway, and two numbers per row, the maximum and the logarithm of
+# Σ exp(x - max). Keeping their sum instead would do for x of ordinary size, but at x ≈ 1e6 its rounding alone is 3 % of
+# every gradient. The forward rules are plain operations, so that jax.hessian, which is forward mode over reverse mode,
+# can differentiate them again.
+
+Kept: TypeAlias = tuple[Array, Array, Array]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -439,15 +441,14 @@ def logsumexp(x: Array, axis: int) -> Array:
     return _logsumexp_fwd(x, axis)[0]
 
 
-def _logsumexp_fwd(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+def _logsumexp_fwd(x: Array, axis: int) -> tuple[Array, Kept]:
     z, top = shift(x, axis)
     log_total = log_sum(z, axis)
-    return jnp.squeeze(top + log_total, axis), (x, jnp.squeeze(log_total, axis))
+    return jnp.squeeze(top + log_total, axis), _kept(x, top, log_total, axis)
 
 
-def _logsumexp_bwd(axis: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
-    x, p = _softmax_again(residuals, axis)
-    return (narrow(jnp.expand_dims(g, axis) * p, x.dtype),)
+def _logsumexp_bwd(axis: int, kept: Kept, g: Array) -> tuple[Array]:
+    return (narrow(jnp.expand_dims(g, axis) * _softmax_again(kept, axis), kept[0].dtype),)
 
 
 logsumexp.defvjp(_logsumexp_fwd, _logsumexp_bwd)
@@ -459,20 +460,24 @@ def log_softmax(x: Array, axis: int) -> Array:
     return _log_softmax_fwd(x, axis)[0]
 
 
-def _log_softmax_fwd(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
-    z, _ = shift(x, axis)
+def _log_softmax_fwd(x: Array, axis: int) -> tuple[Array, Kept]:
+    z, top = shift(x, axis)
     log_total = log_sum(z, axis)
-    return z - log_total, (x, jnp.squeeze(log_total, axis))
+    y, still = again(x, top)  # a pass of its own: what the sum has read is not kept for it on a CPU
+    return upcast(y) - still - log_total, _kept(x, top, log_total, axis)
 
 
-def _log_softmax_bwd(axis: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
-    x, p = _softmax_again(residuals, axis)
-    return (narrow(g - p * jnp.sum(g, axis, keepdims=True), x.dtype),)
+def _log_softmax_bwd(axis: int, kept: Kept, g: Array) -> tuple[Array]:
+    return (narrow(g - _softmax_again(kept, axis) * jnp.sum(g, axis, keepdims=True), kept[0].dtype),)
 
 
 log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
 
 
-def _softmax_again(residuals: tuple[Array, Array], axis: int) -> tuple[Array, Array]:
-    x, log_total = reread(residuals[0]), residuals[1]
-    return x, softmax(shift(x, axis)[0], jnp.expand_dims(log_total, axis))
+def _kept(x: Array, top: Array, log_total: Array, axis: int) -> Kept:
+    return x, jnp.squeeze(top, axis), jnp.squeeze(log_total, axis)
+
+
+def _softmax_again(kept: Kept, axis: int) -> Array:
+    x, top, log_total = again(*kept)
+    return softmax(upcast(x) - jnp.expand_dims(top, axis), jnp.expand_dims(log_total, axis))

@@ -9,7 +9,7 @@ def logsumexp(input: ArrayLike, axis: int = -1) -> Array:
 
     $$\operatorname{logsumexp}(x) = m + \log \sum_c e^{x_c - m}, \qquad m = \max_c x_c$$
 
-    Its `jax.custom_vjp` keeps the input and one number per row for the backward pass, where autodiff would keep
+    Its `jax.custom_vjp` keeps the input and two numbers per row for the backward pass, where autodiff would keep
     the exponentials. It works in reverse mode only; in forward mode use `jax.nn.logsumexp`.
 
     Args:
@@ -44,7 +44,7 @@ def log_softmax(input: ArrayLike, axis: int = -1) -> Array:
 
     $$\operatorname{log\_softmax}(x)_c = (x_c - m) - \log \sum_k e^{x_k - m}, \qquad m = \max_k x_k$$
 
-    Its `jax.custom_vjp` keeps the input and one number per row for the backward pass. It works in reverse mode
+    Its `jax.custom_vjp` keeps the input and two numbers per row for the backward pass. It works in reverse mode
     only; in forward mode use `jax.nn.log_softmax`.
 
     Args:

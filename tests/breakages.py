@@ -306,7 +306,12 @@ BREAKAGES = [
         "jnp.where(False, jnp.nan, jnp.where",
         "out_of_range",
     ),
-    ("_rows.py", "jnp.where(one_hot(place, block, axis), 0, jnp.exp(block - own))", "jnp.exp(block - own)", "read_once"),
+    (
+        "_rows.py",
+        "jnp.where(one_hot(place, block, axis), 0, jnp.exp(block - own))",
+        "jnp.exp(block - own)",
+        "read_once",
+    ),
     ("_rows.py", "(others < 1e13)", "(others < 1e300)", "read_once"),
     ("_rows.py", "jnp.where(done, found[1], top)", "top", "read_once"),
     ("_rows.py", "jnp.where(index < 0, 0, own)", "own", "poly or focal or generalized"),
