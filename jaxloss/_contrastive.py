@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._devices import AxisName, everyone, laid_out_like, numbers, spread_like
-from ._numerics import log_sum, positive_part, shift, softplus_pair, unit
+from ._devices import AxisName, everyone, explicit_sharding, laid_out_like, numbers, spread_like
+from ._numerics import again, log_sum, positive_part, shift, softplus, unit
 from ._reduce import mean, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -79,16 +79,15 @@ def info_nce_loss(
     scale = 1 / _check.number(name, "temperature", temperature, q.dtype, low=0, above=True)
     chunk_size = _chunk(name, chunk_size)
     if negatives is None:
-        loss = _in_batch(q, k, keep, scale, chunk_size, axis_name)
+        loss = _in_batch(q * scale, k, keep, chunk_size, axis_name)
         return _reduced(name, loss, reduction, keep, axis_name)
 
     others = _negatives(name, negatives, q, keep, normalize)
-    q, k = q.astype(others.dtype), k.astype(others.dtype)
+    q, k = q.astype(others.dtype) * scale, k.astype(others.dtype)
     if others.ndim == 3:
-        loss = _per_anchor(lambda q, k, own: _among(q, k, own, True, scale), chunk_size, q, k, others)
+        loss = _per_anchor(lambda q, own, others: _among(_dots(q, others), own), chunk_size, q, _own(q, k), others)
     else:
-        others = everyone(others, axis_name)
-        loss = _per_anchor(lambda q, k: _among(q, k, others, True, scale), chunk_size, q, k)
+        loss = _compared(_among, chunk_size, q, everyone(others, axis_name), _own(q, k))
     return _reduced(name, loss, reduction, keep, axis_name)
 
 
@@ -104,22 +103,24 @@ def _negatives(name: str, negatives: ArrayLike, q: Array, keep: Array, normalize
     return unit(n) if normalize else n
 
 
-def _in_batch(
-    q: Array, k: Array, keep: Array, scale: Number, chunk_size: int | None, axis_name: AxisName | None
-) -> Array:
+def _in_batch(q: Array, k: Array, keep: Array, chunk_size: int | None, axis_name: AxisName | None) -> Array:
     """Cross entropy of each query's own key among all keys."""
     keys, there = everyone(k, axis_name), everyone(keep, axis_name)
-    number, own_number = jnp.arange(len(keys)), numbers(len(q), axis_name)
+    number = jnp.arange(len(keys))
 
-    def row(q: Array, own: Array, i: Array) -> Array:
-        return _among(q, own, keys, there & (number != i), scale)
+    def row(s: Array, own: Array, i: Array) -> Array:
+        return _among(jnp.where(there & (number != i), s, -jnp.inf), own)
 
-    return _per_anchor(row, chunk_size, q, k, own_number)
+    return _compared(row, chunk_size, q, keys, _own(q, k), numbers(len(q), axis_name))
 
 
-def _among(q: Array, own: Array, others: Array, allowed: Array | bool, scale: Number) -> Array:
+def _own(q: Array, k: Array) -> Array:
+    return jnp.sum(q * k, 1)
+
+
+def _among(others: Array, own: Array, axis: int = 0) -> Array:
     """-log of the share that a query's own key has among itself and others; never formed as a difference."""
-    return softplus_pair(_similarity(own, q, scale) - _log_total(_similarity(others, q, scale), allowed))[0]
+    return softplus(_log_total(others, axis) - own)
 
 
 def clip_loss(
@@ -177,7 +178,13 @@ def clip_loss(
     (x, y), keep = _vectors(name, where, normalize, image_features=image_features, text_features=text_features)
     scale = _check.number(name, "logit_scale", logit_scale, x.dtype, low=0, above=True)
     chunk_size = _chunk(name, chunk_size)
-    of_images, of_texts = (_in_batch(*pair, keep, scale, chunk_size, axis_name) for pair in ((x, y), (y, x)))
+    x *= scale
+    if chunk_size is None and axis_name is None and explicit_sharding(x) is None:
+        # All are here at once: one matrix serves both ways.
+        others = jnp.where(keep[:, None] & keep & ~jnp.eye(len(keep), dtype=bool), _similarities(x, y), -jnp.inf)
+        of_images, of_texts = (_among(others, _own(x, y), axis) for axis in (1, 0))
+    else:
+        of_images, of_texts = (_in_batch(*pair, keep, chunk_size, axis_name) for pair in ((x, y), (y, x)))
     return _reduced(name, (of_images + of_texts) / 2, reduction, keep, axis_name)
 
 
@@ -242,11 +249,11 @@ def siglip_loss(
     own_number = numbers(len(x), axis_name)
 
     def against(texts: Array, there: Array, number: Array) -> Array:
-        def row(image: Array, i: Array) -> Array:
-            cost_of_yes, cost_of_no = softplus_pair(_similarity(texts, image, scale) + bias)
-            return jnp.sum(jnp.where(number == i, cost_of_yes, jnp.where(there, cost_of_no, 0)))
+        def row(s: Array, i: Array) -> Array:
+            z = s + bias
+            return jnp.sum(softplus(jnp.where(there, jnp.where(number == i, -z, z), -jnp.inf)))
 
-        return _per_anchor(row, chunk_size, x, own_number)
+        return _compared(row, chunk_size, x * scale, texts, own_number)
 
     if axis_name is None:
         loss = against(everyone(y, None), everyone(keep, None), jnp.arange(len(y)))
@@ -337,13 +344,13 @@ def nt_xent_loss(
     scale = 1 / _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
     batch = _batch(x, labels, counted, axis_name)
 
-    def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
-        s, same = _similarity(batch.vectors, anchor, scale), batch.labels == label
+    def row(s: Array, label: Array, i: Array) -> tuple[Array, Array]:
+        same = batch.labels == label
         positives = same & batch.there & (batch.number != i)
-        cost = softplus_pair(s - _log_total(s, ~same & batch.there))[0]
-        return jnp.sum(jnp.where(positives, cost, 0)), jnp.sum(positives)
+        negatives = _log_total(jnp.where(~same & batch.there, s, -jnp.inf))
+        return jnp.sum(softplus(jnp.where(positives, negatives - s, -jnp.inf))), jnp.sum(positives, dtype=s.dtype)
 
-    loss, pairs = _per_anchor(row, _chunk(name, chunk_size), x, labels, numbers(len(x), axis_name))
+    loss, pairs = _compared(row, _chunk(name, chunk_size), x * scale, batch.vectors, labels, numbers(len(x), axis_name))
     if second:
         return _reduced(name, jnp.mean(loss.reshape(2, -1), 0), reduction, keep, axis_name)
     return _reduced(name, loss, reduction, keep, axis_name, share=pairs)
@@ -408,18 +415,20 @@ def supervised_contrastive_loss(
     batch = _batch(x, labels, keep, axis_name)
     scale = 1 / _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
 
-    def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
-        others = batch.there & (batch.number != i)
-        positives = others & (batch.labels == label)
-        s = _similarity(batch.vectors, anchor, scale)
-        z, top = shift(jnp.where(others, s, -jnp.inf), 0)
-        pairs = jnp.sum(positives)
-        right = jnp.sum(jnp.where(positives, z, 0)) / jnp.maximum(pairs, 1)
+    def row(s: Array, label: Array, i: Array) -> tuple[Array, Array]:
+        same, another = batch.labels == label, batch.number != i
+        positives = same & batch.there & another
+        pairs = jnp.sum(positives, dtype=s.dtype)
         # With several the loss is at least the logarithm of their number; that of one alone can be tiny.
-        alone = softplus_pair(right + jnp.squeeze(top) - _log_total(s, others & ~positives))[0]
-        return jnp.where(pairs == 1, alone, jnp.squeeze(log_sum(z, 0)) - right), pairs > 0
+        alone = pairs == 1
+        z, top = shift(jnp.where(batch.there & jnp.where(alone, ~same, another), s, -jnp.inf), 0)
+        right = jnp.sum(jnp.where(positives, s, 0)) / jnp.maximum(pairs, 1)
+        cost = jnp.squeeze(log_sum(z, 0) - (right - top))
+        return jnp.where(alone, softplus(cost), cost), pairs > 0
 
-    loss, paired = _per_anchor(row, _chunk(name, chunk_size), x, labels, numbers(len(x), axis_name))
+    loss, paired = _compared(
+        row, _chunk(name, chunk_size), x * scale, batch.vectors, labels, numbers(len(x), axis_name)
+    )
     return _reduced(name, loss, reduction, keep & paired, axis_name)
 
 
@@ -486,15 +495,14 @@ def circle_loss(
     margin = _check.number(name, "margin", margin, x.dtype)
     gamma = _check.number(name, "gamma", gamma, x.dtype, low=0, above=True)
 
-    def row(anchor: Array, label: Array, i: Array) -> tuple[Array, Array]:
-        s, same = _similarity(batch.vectors, anchor, 1), batch.labels == label
-        held = lax.stop_gradient(s)
+    def row(s: Array, label: Array, i: Array) -> tuple[Array, Array]:
+        same, held = batch.labels == label, lax.stop_gradient(s)
         positives, negatives = same & batch.there & (batch.number != i), ~same & batch.there
-        pull = _log_total(-gamma * positive_part(1 + margin - held) * (s - 1 + margin), positives)
-        push = _log_total(gamma * positive_part(held + margin) * (s - margin), negatives)
-        return softplus_pair(pull + push)[1], jnp.any(positives) & jnp.any(negatives)
+        pull = _log_total(jnp.where(positives, -gamma * positive_part(1 + margin - held) * (s - 1 + margin), -jnp.inf))
+        push = _log_total(jnp.where(negatives, gamma * positive_part(held + margin) * (s - margin), -jnp.inf))
+        return softplus(pull + push), (pull != -jnp.inf) & (push != -jnp.inf)
 
-    loss, complete = _per_anchor(row, _chunk(name, chunk_size), x, labels, numbers(len(x), axis_name))
+    loss, complete = _compared(row, _chunk(name, chunk_size), x, batch.vectors, labels, numbers(len(x), axis_name))
     return _reduced(name, loss, reduction, keep & complete, axis_name)
 
 
@@ -559,11 +567,40 @@ def _per_anchor(row: Callable[..., Result], chunk_size: int | None, *anchors: Ar
     return results
 
 
-def _similarity(keys: Array, query: Array, scale: Number) -> Array:
-    return jnp.dot(keys, query, precision=lax.Precision.HIGHEST) * scale
+def _compared(
+    row: Callable[..., Result], chunk_size: int | None, vectors: Array, keys: Array, *anchors: Array
+) -> Result:
+    """`row` of each vector's similarities to the keys, and of what else belongs to it, as `_per_anchor` has it."""
+    if chunk_size is None:
+        return _per_anchor(row, None, _similarities(vectors, keys), *anchors)
+    return _per_anchor(lambda v, *own: row(_dots(v, keys), *own), chunk_size, vectors, *anchors)
 
 
-def _log_total(logits: Array, allowed: Array | bool) -> Array:
-    """log Σ exp over the allowed, -inf if there is none."""
-    z, top = shift(jnp.where(allowed, logits, -jnp.inf), 0)
-    return jnp.squeeze(top + log_sum(z, 0))
+def _dots(x: Array, y: Array) -> Array:
+    """The products of x, one vector or several, with all vectors y, which are the last axis: sums are over these."""
+    return _dot(x, y, x.ndim - 1, 1)
+
+
+def _dot(x: Array, y: Array, axis_x: int, axis_y: int) -> Array:
+    return lax.dot_general(x, y, (((axis_x,), (axis_y,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+
+@jax.custom_jvp
+def _similarities(x: Array, y: Array) -> Array:
+    """The products of all vectors x with all y."""
+    return _dots(x, y)
+
+
+@_similarities.defjvp
+def _similarities_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Left to autodiff, the gradient for y would be the product of a transposed matrix, which takes a CPU twice the time
+    # of another. This is (xᵀ G)ᵀ, with small transposes which `again` keeps XLA from moving back.
+    (x, y), (dx, dy) = primals, tangents
+    across, change = again(x.T, dy.T)
+    return _similarities(x, y), _dots(dx, y) + _dot(across, change, 0, 0)
+
+
+def _log_total(logits: Array, axis: int = 0) -> Array:
+    """log Σ exp, -inf if there is nothing."""
+    z, top = shift(logits, axis)
+    return jnp.squeeze(top + log_sum(z, axis), axis)

@@ -78,6 +78,13 @@ def test_no_nan_is_made_on_the_way(name):
 
 
 @each
+def test_nan_in_a_vector_that_counts_is_not_passed_over(name):
+    loss, x, y = LOSSES[name]
+    with jax.debug_nans(False):
+        assert np.isnan(loss(np.where(np.arange(7)[:, None] == 2, np.nan, x), y, reduction="sum"))
+
+
+@each
 def test_nothing_left(name):
     value, grads = value_and_gradient(name, *LOSSES[name][1:], np.zeros(7, bool))
     assert np.isnan(value)
