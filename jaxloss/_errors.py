@@ -52,7 +52,7 @@ def l2_loss(
         https://optax.readthedocs.io/en/latest/api/losses.html#optax.losses.l2_loss
     """
     x, t, keep = _check.pair("l2_loss", input, target, where, integer_target=True)
-    return reduce("l2_loss", jnp.square(x - t) / 2, reduction, keep)
+    return reduce("l2_loss", jnp.square(x - t) / 2, reduction, keep, in_loop=True)
 
 
 def mean_absolute_percentage_error(
@@ -100,7 +100,7 @@ def mean_absolute_percentage_error(
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     eps = _check.number(name, "eps", eps, x.dtype, low=0)
     size = _check.masked(jnp.maximum(absolute(t), eps), keep, harmless=1)
-    return reduce(name, 100 * divide(absolute(x - t), size), reduction, keep)
+    return reduce(name, 100 * divide(absolute(x - t), size), reduction, keep, in_loop=True)
 
 
 def mean_squared_logarithmic_error(
@@ -248,7 +248,7 @@ def quantile_loss(
     name = "quantile_loss"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     q = _level(name, "quantile", quantile, x, keep)
-    return reduce(name, _pinball(t - x, q), reduction, keep)
+    return reduce(name, _pinball(t - x, q), reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp
@@ -308,7 +308,7 @@ def expectile_loss(
     name = "expectile_loss"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     tau = _level(name, "expectile", expectile, x, keep)
-    return reduce(name, _expectile(t - x, tau), reduction, keep)
+    return reduce(name, _expectile(t - x, tau), reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp

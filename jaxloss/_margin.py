@@ -150,7 +150,7 @@ def soft_margin_loss(
     """
     name = "soft_margin_loss"
     x, y, keep = _check.pair(name, input, target, where, integer_target=True)
-    return reduce(name, softplus(-y * x), reduction, keep)
+    return reduce(name, softplus(-y * x), reduction, keep, in_loop=True)
 
 
 def multilabel_soft_margin_loss(
