@@ -364,17 +364,29 @@ def gaussian_nll_loss(
     eps = _check.number(name, "eps", eps, x.dtype)
     v = _variance(name, var, x, keep)
     v = _held(v, jnp.asarray(eps, v.dtype))
-    d = x - t
-    loss = 0.5 * (jnp.log(v) + d * divide(d, v))
+    loss = _gaussian(x - t, v)
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return reduce(name, loss, reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp
+def _gaussian(d: Array, v: Array) -> Array:
+    return 0.5 * (jnp.log(v) + d * (d / v))
+
+
+@partial(_gaussian.defjvp, symbolic_zeros=True)
+def _gaussian_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (dd, dv), (d, v) = tangents, again(*primals)
+    share = divide(d, v)
+    value = _gaussian(*primals)
+    return value, change(value, (share, dd), (0.5 * divide(1 - d * share, v), dv))
+
+
+@jax.custom_jvp
 def _held(v: Array, eps: Array) -> Array:
     """The variance, at least eps; NaN below 0, in the value and in the gradient."""
-    return jnp.maximum(v, eps) + 0 * jnp.sqrt(jnp.minimum(v, 1))
+    return jnp.where(v < 0, jnp.nan, jnp.maximum(v, eps))
 
 
 @partial(_held.defjvp, symbolic_zeros=True)
