@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from . import _check
-from ._devices import alone, explicit_sharding
+from ._devices import alone
 from ._types import Array, Reduced
 
 REDUCTIONS = ("mean", "sum", "none", "sum_and_weight")
@@ -48,8 +48,7 @@ def sum_in_loop(loss: Array) -> Array:
     over a tile in memory, and stops at a select. A loop keeps its numbers in registers and knows selects; only a
     logarithm of an exponential has no vector code there.
     """
-    few = loss.size < MANY or not alone() or explicit_sharding(loss) is not None
-    if few or loss.size // math.prod(_last(loss)) % 2:
+    if loss.size < MANY or loss.size // math.prod(_last(loss)) % 2 or not alone():
         return jnp.sum(loss)
     return lax.platform_dependent(loss, cpu=_sum_of_halves, default=jnp.sum)
 
