@@ -1,6 +1,7 @@
 """The tail of each loss: zero where masked, then none, sum, mean or the pair that makes a mean exact."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,33 +41,29 @@ def reduce(
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
 
 
-@jax.custom_jvp
-def sum_in_loop(loss: Array) -> Array:
-    """Σ loss by one vectorised loop on a CPU that computes the entries as well.
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def sum_in_loop(loss: Array, axis: int | None = None) -> Array:
+    """Σ loss by one vectorised loop on a CPU that computes the entries as well. `axis` is counted from the front.
 
     A plain sum XLA leaves to a library, which takes the arithmetic in front of it one operation after the other, each
     over a tile in memory, and stops at a select. A loop keeps its numbers in registers and knows selects; only a
     logarithm of an exponential has no vector code there.
     """
-    if loss.size < MANY or loss.size // math.prod(_last(loss)) % 2 or not alone():
-        return jnp.sum(loss)
-    return lax.platform_dependent(loss, cpu=_sum_of_halves, default=jnp.sum)
+    before, after = ((), loss.shape[1:][-1:]) if axis is None else (loss.shape[:axis], loss.shape[axis + 1 :])
+    if loss.size < MANY or loss.size // math.prod(before + after) % 2 or not alone():
+        return jnp.sum(loss, axis)
+
+    def by_halves(loss: Array) -> Array:
+        # XLA does not recognise this addition, so that the library gets half of the numbers, when they are finished.
+        halves = loss.reshape(*before, 2, -1, *after)
+        return jnp.sum(lax.reduce(halves, np.zeros((), loss.dtype), lambda a, b: a - (-b), (len(before),)), axis)
+
+    return lax.platform_dependent(loss, cpu=by_halves, default=lambda loss: jnp.sum(loss, axis))
 
 
 @sum_in_loop.defjvp
-def _sum_in_loop_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return sum_in_loop(*primals), jnp.sum(*tangents)
-
-
-def _sum_of_halves(loss: Array) -> Array:
-    # XLA does not recognise this addition, so that the library gets half of the numbers, when they are finished.
-    halves = loss.reshape(2, -1, *_last(loss))
-    return jnp.sum(lax.reduce(halves, np.zeros((), loss.dtype), lambda a, b: a - (-b), (0,)))
-
-
-def _last(loss: Array) -> tuple[int, ...]:
-    """The size of the last axis, unless it is the only one: where it stays whole, loops over it stay simple."""
-    return loss.shape[1:][-1:]
+def _sum_in_loop_jvp(axis: int | None, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return sum_in_loop(*primals, axis), jnp.sum(*tangents, axis)
 
 
 def denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None) -> Array:
