@@ -58,7 +58,8 @@ def sum_in_loop(loss: Array, axis: int | None = None) -> Array:
         halves = loss.reshape(*before, 2, -1, *after)
         return jnp.sum(lax.reduce(halves, np.zeros((), loss.dtype), lambda a, b: a - (-b), (len(before),)), axis)
 
-    return lax.platform_dependent(loss, cpu=by_halves, default=lambda loss: jnp.sum(loss, axis))
+    total: Array = lax.platform_dependent(loss, cpu=by_halves, default=lambda loss: jnp.sum(loss, axis))
+    return total
 
 
 @sum_in_loop.defjvp
