@@ -134,10 +134,12 @@ def binary_cross_entropy_with_logits(
     positive = t
     if pos_weight is not None:
         positive = t * _check.spread(name, "pos_weight", pos_weight, x, keep)
-    return _weighted(name, softplus_mix(x, 1 - t, positive), weight, keep, reduction)
+    return _weighted(name, softplus_mix(x, 1 - t, positive), weight, keep, reduction, in_loop=True)
 
 
-def _weighted(name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str) -> Reduced:
+def _weighted(
+    name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str, *, in_loop: bool = False
+) -> Reduced:
     if weight is not None:
         loss = times(_check.spread(name, "weight", weight, loss, keep), loss)
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, loss, reduction, keep, in_loop=in_loop)

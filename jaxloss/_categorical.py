@@ -335,8 +335,8 @@ def kl_div(
     else:
         loss = xlogy(t, t) - times(t, x)
     if reduction != "batchmean":
-        return reduce(name, loss, reduction, keep)
-    return mean(reduce(name, loss, "sum", keep), _batch_size(x, keep))
+        return reduce(name, loss, reduction, keep, in_loop=True)
+    return mean(reduce(name, loss, "sum", keep, in_loop=True), _batch_size(x, keep))
 
 
 def _batch_size(x: Array, keep: Array | None) -> Array:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check, _labels
-from ._numerics import again, change, log, log_sum, shift, times, xlogy
-from ._reduce import reduce
+from ._numerics import again, change, log, log_sum, shift, times
+from ._reduce import reduce, sum_in_loop
 from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -59,7 +59,22 @@ def generalized_kl_div(
     """
     name = "generalized_kl_div"
     (x, t), keep, axis = _distributions(name, axis, where, input=input, target=target)
-    return reduce(name, jnp.sum(xlogy(t, t) - times(t, x) - t + jnp.exp(x), axis), reduction, keep)
+    return reduce(name, jnp.sum(_generalized_kl(x, t), axis), reduction, keep)
+
+
+@jax.custom_jvp
+def _generalized_kl(x: Array, t: Array) -> Array:
+    return times(t, jnp.maximum(jnp.log(t), np.finfo(t.dtype).min) - x) - t + jnp.exp(x)
+
+
+@partial(_generalized_kl.defjvp, symbolic_zeros=True)
+def _generalized_kl_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # At t = 0 the slope of t, which is -∞, is that of the other terms.
+    (dx, dt), (x, t) = tangents, again(*primals)
+    nothing = t == 0
+    of_t = jnp.log(jnp.where(nothing, 1, t)) - jnp.where(nothing & jnp.isinf(x), 0, x) - nothing
+    value = _generalized_kl(*primals)
+    return value, change(value, (jnp.exp(x) - t, dx), (of_t, dt))
 
 
 def js_div(
@@ -114,8 +129,9 @@ def js_div(
     (x, t), keep, axis = _distributions(name, axis, where, input=input, target=target)
     beta = jnp.asarray(_check.number(name, "beta", beta, x.dtype, low=0, high=1), x.dtype)
     _check.flag(name, "log_target", log_target)
-    p, log_p = (jnp.exp(t), t) if log_target else (t, log(t))
-    return reduce(name, jnp.sum(_jensen_shannon(p, log_p, x, beta), axis), reduction, keep)
+    if not log_target:
+        t = log(t)
+    return reduce(name, _jensen_shannon(t, x, jnp.asarray(beta, x.dtype), axis), reduction, keep)
 
 
 def _distributions(
@@ -130,35 +146,31 @@ def _kullback_leibler(log_p: Array, log_q: Array) -> Array:
     return times(jnp.exp(log_p), jnp.maximum(log_p, np.finfo(log_p.dtype).min) - log_q)
 
 
-@jax.custom_jvp
-def _jensen_shannon(p: Array, log_p: Array, log_q: Array, beta: Array) -> Array:
-    """Of each class, p log(p/m) and q log(q/m) mixed as p and q are in m. `p` is there to spare its exponential."""
-    # Held where its reciprocal can be squared, in second derivatives. What lies below adds nothing to the sum.
-    log_m = jnp.log(jnp.maximum(_mixture(p, log_q, beta), _least(p)))
-    return beta * _kullback_leibler(log_p, log_m) + (1 - beta) * _kullback_leibler(log_q, log_m)
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _jensen_shannon(log_p: Array, log_q: Array, beta: Array, axis: int) -> Array:
+    """The divergence of each row."""
+    from_p, from_q = _from_mixture(log_p, log_q, beta)
+    return jnp.sum(beta * from_p + (1 - beta) * from_q, axis)
 
 
 @partial(_jensen_shannon.defjvp, symbolic_zeros=True)
 def _jensen_shannon_jvp(
-    primals: tuple[Array, Array, Array, Array], tangents: tuple[Any, Any, Any, Any]
+    axis: int, primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]
 ) -> tuple[Array, Array]:
-    # What the mixture contributes adds up to -dm, which cancels what the factors p and q contribute.
-    (_, dlog_p, dlog_q, dbeta), (p, log_p, log_q, beta) = tangents, again(*primals)
-    # Selects and a bound of its own: constants that the value shares a CPU would spread out to arrays.
-    m, least = _mixture(p, log_q, beta), 4 * _least(p)
-    log_m = jnp.log(jnp.where(m > least, m, least))
-    of_p, of_q = (jnp.exp(a) * (jnp.where(a == -jnp.inf, 0, a) - log_m) for a in (log_p, log_q))
-    of_beta = of_p - of_q - p + jnp.exp(log_q)
-    value = _jensen_shannon(*primals)
-    return value, change(value, (beta * of_p, dlog_p), ((1 - beta) * of_q, dlog_q), (of_beta, dbeta))
+    # What the mixture changes adds up to 0, so that each slope is a term of the sum: a CPU keeps them for both.
+    (log_p, log_q, beta), (dp, dq, dbeta) = primals, tangents
+    from_p, from_q = _from_mixture(log_p, log_q, beta)
+    terms = beta * from_p + (1 - beta) * from_q
+    of_beta = from_p - from_q + jnp.exp(log_q) - jnp.exp(log_p)
+    slope = change(terms, (beta * from_p, dp), ((1 - beta) * from_q, dq), (of_beta, dbeta))
+    return sum_in_loop(terms, axis), jnp.sum(slope, axis)
 
 
-def _mixture(p: Array, log_q: Array, beta: Array) -> Array:
-    return beta * p + (1 - beta) * jnp.exp(log_q)
-
-
-def _least(x: Array) -> float:
-    return float(np.finfo(x.dtype).tiny ** 0.5)
+def _from_mixture(log_p: Array, log_q: Array, beta: Array) -> tuple[Array, Array]:
+    mixture = beta * jnp.exp(log_p) + (1 - beta) * jnp.exp(log_q)
+    # Held where its reciprocal can be squared, in second derivatives. What lies below adds nothing to the sum.
+    log_mixture = jnp.log(jnp.maximum(mixture, np.finfo(mixture.dtype).tiny ** 0.5))
+    return _kullback_leibler(log_p, log_mixture), _kullback_leibler(log_q, log_mixture)
 
 
 def distillation_loss(
@@ -238,10 +250,11 @@ def distillation_loss(
 
     log_p, log_q = (_log_softmax(a, temperature, axis) for a in (z, x))
     if divergence == "jensen_shannon":
-        terms = _jensen_shannon(jnp.exp(log_p), log_p, log_q, beta)
+        apart = _jensen_shannon(log_p, log_q, jnp.asarray(beta, x.dtype), axis)
     else:
-        terms = _kullback_leibler(*((log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)))
-    loss = temperature * temperature * jnp.sum(terms, axis)
+        order = (log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)
+        apart = jnp.sum(_kullback_leibler(*order), axis)
+    loss = temperature * temperature * apart
     if index is not None:
         right = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), counted, axis), axis)
         right = _labels.spoiled(jnp.ones_like(loss), index) * right

@@ -1,5 +1,6 @@
 """More losses between real numbers: half squared, percentage, logarithmic, log-cosh, quantile and expectile."""
 
+import math
 import numbers
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import absolute, again, change, divide, positive_part
+from ._numerics import absolute, again, change, divide, log1p_in_loop, positive_part, twice_artanh
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -52,7 +53,7 @@ def l2_loss(
         https://optax.readthedocs.io/en/latest/api/losses.html#optax.losses.l2_loss
     """
     x, t, keep = _check.pair("l2_loss", input, target, where, integer_target=True)
-    return reduce("l2_loss", jnp.square(x - t) / 2, reduction, keep)
+    return reduce("l2_loss", jnp.square(x - t) / 2, reduction, keep, in_loop=True)
 
 
 def mean_absolute_percentage_error(
@@ -100,7 +101,7 @@ def mean_absolute_percentage_error(
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     eps = _check.number(name, "eps", eps, x.dtype, low=0)
     size = _check.masked(jnp.maximum(absolute(t), eps), keep, harmless=1)
-    return reduce(name, 100 * divide(absolute(x - t), size), reduction, keep)
+    return reduce(name, 100 * divide(absolute(x - t), size), reduction, keep, in_loop=True)
 
 
 def mean_squared_logarithmic_error(
@@ -144,7 +145,21 @@ def mean_squared_logarithmic_error(
     """
     name = "mean_squared_logarithmic_error"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
-    return reduce(name, jnp.square(jnp.log1p(x) - jnp.log1p(t)), reduction, keep)
+    return reduce(name, _squared_log_ratio(x, t), reduction, keep)
+
+
+@jax.custom_jvp
+def _squared_log_ratio(x: Array, t: Array) -> Array:
+    return jnp.square(jnp.log1p(x) - jnp.log1p(t))
+
+
+@partial(_squared_log_ratio.defjvp, symbolic_zeros=True)
+def _squared_log_ratio_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # Value and derivative share the difference, which is an array on a CPU: made by a loop, and read twice.
+    (x, t), (dx, dt) = primals, tangents
+    d = log1p_in_loop(x) - log1p_in_loop(t)
+    value = jnp.square(d)
+    return value, change(value, (divide(2 * d, 1 + x), dx), (-divide(2 * d, 1 + t), dt))
 
 
 def log_cosh_loss(
@@ -187,15 +202,17 @@ def log_cosh_loss(
         Chen et al. (2019), "Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder".
     """
     x, t, keep = _check.pair("log_cosh_loss", input, target, where, integer_target=True)
-    return reduce("log_cosh_loss", _log_cosh(x - t), reduction, keep)
+    return reduce("log_cosh_loss", _log_cosh(x - t), reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp
 def _log_cosh(d: Array) -> Array:
-    # cosh d = 1 + e^|d| (1 - e^-|d|)² / 2, a sum of positive terms; from 20 on, log cosh grows as |d| does.
+    # With h = tanh(|d| / 2), log cosh d is 2·artanh(h²) and, as e^-|d| = (1 - h) / (1 + h) =: a / b, also
+    # |d| - log 2 + log(1 + a²/b²): small where nothing cancels in it, and |d| where it is far.
     size = jnp.abs(d)
-    near = jnp.minimum(size, 20)
-    return (size - near) + jnp.log1p(jnp.exp(near) * jnp.square(jnp.expm1(-near)) / 2)
+    far, h = size > 1.3, jnp.tanh(size / 2)
+    a, b = jnp.square(1 - h), jnp.square(1 + h)
+    return jnp.where(far, size - math.log(2), 0) + twice_artanh(jnp.where(far, a / (2 * b + a), h * h))
 
 
 @_log_cosh.defjvp
@@ -248,7 +265,7 @@ def quantile_loss(
     name = "quantile_loss"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     q = _level(name, "quantile", quantile, x, keep)
-    return reduce(name, _pinball(t - x, q), reduction, keep)
+    return reduce(name, _pinball(t - x, q), reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp
@@ -308,7 +325,7 @@ def expectile_loss(
     name = "expectile_loss"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
     tau = _level(name, "expectile", expectile, x, keep)
-    return reduce(name, _expectile(t - x, tau), reduction, keep)
+    return reduce(name, _expectile(t - x, tau), reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp

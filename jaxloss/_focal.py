@@ -15,9 +15,8 @@ from ._numerics import (
     divide,
     log_sum,
     one_hot,
-    positive_part,
     shift,
-    sigmoid,
+    sigmoids,
     softplus_mix,
     times,
 )
@@ -182,7 +181,7 @@ def sigmoid_focal_loss(
     if alpha is not None:
         a = _check.spread(name, "alpha", alpha, x, keep)
         loss = (t * a + (1 - t) * (1 - a)) * loss
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, loss, reduction, keep, in_loop=True)
 
 
 # The chance to be wrong is m = 1 - p_t = t σ(-x) + (1 - t) σ(x), a sum of positive terms, and the loss m^γ c with the
@@ -192,26 +191,21 @@ def sigmoid_focal_loss(
 
 @jax.custom_jvp
 def _sigmoid_focal(x: Array, t: Array, gamma: Array) -> Array:
-    wrong, cost = _wrong_and_cost(x, t)
-    return times(wrong**gamma, cost)
-
-
-def _wrong_and_cost(x: Array, t: Array) -> tuple[Array, Array]:
-    down, up = jnp.exp(-positive_part(x)), jnp.exp(-positive_part(-x))
-    small = down * up  # e^-|x|
-    wrong = jnp.maximum((t * down + (1 - t) * up) / (1 + small), np.finfo(x.dtype).tiny)
-    linear = times(1 - t, positive_part(x)) + times(t, positive_part(-x))
-    return wrong, linear + jnp.log1p(small)
+    yes, no = sigmoids(x)
+    wrong = jnp.maximum(t * no + (1 - t) * yes, np.finfo(x.dtype).tiny)
+    factor = wrong**gamma
+    return factor * jnp.where(factor == 0, 0, softplus_mix(x, 1 - t, t))
 
 
 @partial(_sigmoid_focal.defjvp, symbolic_zeros=True)
 def _sigmoid_focal_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     (dx, dt, dgamma), (x, t, gamma) = tangents, again(*primals)
-    yes, no = sigmoid(x), sigmoid(-x)
+    yes, no = sigmoids(x)
     wrong = jnp.maximum(t * no + (1 - t) * yes, np.finfo(x.dtype).tiny)
     cost = softplus_mix(x, 1 - t, t)
     factor = wrong**gamma
-    of_x = gamma * times(divide((1 - 2 * t) * yes * no, wrong), cost) + (1 - t) * yes - t * no
+    held = jnp.minimum(cost, np.finfo(x.dtype).max)  # infinite only where yes or no is 0
+    of_x = gamma * divide((1 - 2 * t) * yes * no, wrong) * held + (1 - t) * yes - t * no
     of_t = gamma * times(divide(no - yes, wrong), cost) - x
     of_gamma = times(factor * jnp.log(wrong), cost)
     value = _sigmoid_focal(*primals)

@@ -9,7 +9,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._numerics import at_least_float32, one_hot, pick, positive_part, softplus, softplus_mix, times, upcast
-from ._reduce import reduce
+from ._reduce import reduce, sum_in_loop
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -150,7 +150,7 @@ def soft_margin_loss(
     """
     name = "soft_margin_loss"
     x, y, keep = _check.pair(name, input, target, where, integer_target=True)
-    return reduce(name, softplus(-y * x), reduction, keep)
+    return reduce(name, softplus(-y * x), reduction, keep, in_loop=True)
 
 
 def multilabel_soft_margin_loss(
@@ -200,7 +200,7 @@ def multilabel_soft_margin_loss(
     loss = softplus_mix(x, 1 - t, t)
     if weight is not None:
         loss = times(_labels.along(axis, x, _labels.per_class(name, weight, x.shape[axis], x.dtype)), loss)
-    return reduce(name, jnp.mean(loss, axis), reduction, keep)
+    return reduce(name, sum_in_loop(loss, axis) / x.shape[axis], reduction, keep)
 
 
 def multi_margin_loss(

@@ -6,7 +6,8 @@ for memory.
 
 Values of many entries are made of sums, products, minima, maxima, exponentials and logarithms: from those XLA makes one
 fast pass on a CPU that ends in a sum. A comparison or a select in it costs an array of intermediate values, and up to
-five times the time; derivatives, which have to be written anyway, may have as many as they like.
+five times the time; derivatives, which have to be written anyway, may have as many as they like. So may values that
+`_reduce.sum_in_loop` adds up, which then have no logarithm of an exponential: `twice_artanh`.
 """
 
 import math
@@ -76,6 +77,17 @@ def _to_bfloat16(x: Array) -> Array:
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     quiet = bits >> 16 | 64  # no carry may make a number of a NaN
     return lax.bitcast_convert_type(jnp.where(jnp.isnan(x), quiet, rounded).astype(jnp.uint16), jnp.bfloat16)
+
+
+@jax.custom_jvp
+def exp(x: Array) -> Array:
+    """e^x, which a derivative computes again: on a CPU that costs less than to keep it."""
+    return jnp.exp(x)
+
+
+@exp.defjvp
+def _exp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return exp(*primals), exp(*again(*primals)) * tangents[0]
 
 
 @jax.custom_jvp
@@ -234,15 +246,44 @@ def _sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
     return sigmoid(x), sigmoid(x) * sigmoid(-x) * dx
 
 
+def sigmoids(x: Array) -> tuple[Array, Array]:
+    """1 / (1 + e^-x) and 1 / (1 + e^x) from one exponential; neither they nor their derivatives are rounded to 0."""
+    less = _less_likely(x)
+    return jnp.where(x > 0, 1 - less, less), jnp.where(x > 0, less, 1 - less)
+
+
+def _less_likely(x: Array) -> Array:
+    """1 / (1 + e^|x|), with the derivative for negative numbers at 0."""
+    return lax.logistic(jnp.where(x > 0, -x, x))
+
+
 @jax.custom_jvp
 def softplus(x: Array) -> Array:
     """log(1 + e^x)."""
-    return positive_part(x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return positive_part(x) + _softplus_of_minus(x)
 
 
 @softplus.defjvp
 def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return softplus(*primals), sigmoid(*again(*primals)) * tangents[0]
+
+
+def _softplus_of_minus(x: Array) -> Array:
+    """log(1 + e^-|x|), for values only: -log(1 - p) with p = 1 / (1 + e^|x|)."""
+    less = _less_likely(x)
+    return twice_artanh(less / (2 - less))
+
+
+def twice_artanh(z: Array) -> Array:
+    """log((1 + z) / (1 - z)) for |z| of 1/3 at the most, where the series is short.
+
+    It stands for logarithms of exponentials, for which XLA has no vector code in the loops that it writes for a CPU.
+    """
+    terms = 7 if z.dtype == jnp.float32 else 16  # the next one is lost in rounding
+    total = jnp.full_like(z, 1 / (2 * terms - 1))
+    for k in reversed(range(terms - 1)):
+        total = total * (z * z) + 1 / (2 * k + 1)
+    return 2 * z * total
 
 
 @jax.custom_jvp
@@ -252,15 +293,16 @@ def softplus_mix(x: Array, up: Array, down: Array) -> Array:
     For weights that are not negative nothing cancels: neither the value nor the derivative loses digits when a
     prediction is confident.
     """
-    linear = times(up, positive_part(x)) + times(down, positive_part(-x))
-    return linear + (up + down) * jnp.log1p(jnp.exp(-jnp.abs(x)))
+    size, weight = jnp.abs(x), jnp.where(x > 0, up, down)
+    return weight * jnp.where(weight == 0, 0, size) + (up + down) * _softplus_of_minus(x)
 
 
 @partial(softplus_mix.defjvp, symbolic_zeros=True)
 def _softplus_mix_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     # d log(1+e^x) = sigmoid(x) dx and d log(1+e^-x) = -sigmoid(-x) dx.
     (dx, dup, ddown), (x, up, down) = tangents, again(*primals)
-    slope = up * sigmoid(x) - down * sigmoid(-x)
+    yes, no = sigmoids(x)
+    slope = up * yes - down * no
     of_down, of_up = softplus_pair(x)
     of_down = jnp.where((down == 0) & jnp.isinf(x), 0, of_down)
     of_up = jnp.where((up == 0) & jnp.isinf(x), 0, of_up)
@@ -420,6 +462,13 @@ def log1p(x: Array) -> Array:
 @log1p.defjvp
 def _log1p_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return log1p(*primals), reciprocal(1 + primals[0]) * tangents[0]
+
+
+def log1p_in_loop(x: Array) -> Array:
+    """log(1 + x), in the loops that XLA writes for a CPU faster than its own, and as exact."""
+    u = 1 + x
+    lost = (1 - u) + x  # in rounding; x - (u - 1) XLA would take for 0
+    return jnp.log(u) + jnp.where(jnp.abs(x) < 1, lost, 0)
 
 
 def softmax(z: Array, log_total: Array) -> Array:

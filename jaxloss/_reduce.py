@@ -1,12 +1,19 @@
 """The tail of each loss: zero where masked, then none, sum, mean or the pair that makes a mean exact."""
 
+import math
+from functools import partial
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _check
+from ._devices import alone
 from ._types import Array, Reduced
 
 REDUCTIONS = ("mean", "sum", "none", "sum_and_weight")
+MANY = 2**15  # from here on XLA adds up on a CPU by a library
 
 
 def reduce(
@@ -15,20 +22,49 @@ def reduce(
     reduction: str,
     keep: Array | None = None,
     share: Array | None = None,
+    *,
+    in_loop: bool = False,
 ) -> Reduced:
     """Reduce an unreduced loss that already carries its weights.
 
-    `share` is what each entry adds to the denominator of the mean, 1 if None. Masked entries add nothing.
+    `share` is what each entry adds to the denominator of the mean, 1 if None. Masked entries add nothing. `in_loop` is
+    for entries without a logarithm of what is not an argument: `sum_in_loop`.
     """
     _check.choice(name, "reduction", reduction, REDUCTIONS)
     loss = _check.masked(loss, keep)
     if reduction == "none":
         return loss
-    total = jnp.sum(loss)
+    total = sum_in_loop(loss) if in_loop else jnp.sum(loss)
     if reduction == "sum":
         return total
     weight = denominator(total.dtype, loss.size, keep, share)
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def sum_in_loop(loss: Array, axis: int | None = None) -> Array:
+    """Σ loss by one vectorised loop on a CPU that computes the entries as well. `axis` is counted from the front.
+
+    A plain sum XLA leaves to a library, which takes the arithmetic in front of it one operation after the other, each
+    over a tile in memory, and stops at a select. A loop keeps its numbers in registers and knows selects; only a
+    logarithm of an exponential has no vector code there.
+    """
+    before, after = ((), loss.shape[1:][-1:]) if axis is None else (loss.shape[:axis], loss.shape[axis + 1 :])
+    if loss.size < MANY or loss.size // math.prod(before + after) % 2 or not alone():
+        return jnp.sum(loss, axis)
+
+    def by_halves(loss: Array) -> Array:
+        # XLA does not recognise this addition, so that the library gets half of the numbers, when they are finished.
+        halves = loss.reshape(*before, 2, -1, *after)
+        return jnp.sum(lax.reduce(halves, np.zeros((), loss.dtype), lambda a, b: a - (-b), (len(before),)), axis)
+
+    total: Array = lax.platform_dependent(loss, cpu=by_halves, default=lambda loss: jnp.sum(loss, axis))
+    return total
+
+
+@sum_in_loop.defjvp
+def _sum_in_loop_jvp(axis: int | None, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return sum_in_loop(*primals, axis), jnp.sum(*tangents, axis)
 
 
 def denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None) -> Array:

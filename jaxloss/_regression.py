@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _check
 from ._devices import broadcast_like
-from ._numerics import absolute, again, change, clamp, divide, positive_part, times, xlogy
+from ._numerics import absolute, again, change, clamp, divide, exp, positive_part, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -107,9 +107,9 @@ def mse_loss(
 
 def _weighted_mean(name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str) -> Reduced:
     if weight is None:
-        return reduce(name, loss, reduction, keep)
+        return reduce(name, loss, reduction, keep, in_loop=True)
     w = _check.weight(name, weight, loss, keep)
-    return reduce(name, times(w, loss), reduction, keep, share=w)
+    return reduce(name, times(w, loss), reduction, keep, share=w, in_loop=True)
 
 
 def smooth_l1_loss(
@@ -156,7 +156,7 @@ def smooth_l1_loss(
     """
     x, t, keep = _check.pair("smooth_l1_loss", input, target, where, integer_target=True)
     beta = _check.number("smooth_l1_loss", "beta", beta, x.dtype, low=0)
-    return reduce("smooth_l1_loss", _smooth_l1(x - t, jnp.asarray(beta, x.dtype)), reduction, keep)
+    return reduce("smooth_l1_loss", _smooth_l1(x - t, jnp.asarray(beta, x.dtype)), reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp
@@ -232,7 +232,7 @@ def huber_loss(
     loss = _huber(x - t, jnp.asarray(delta, x.dtype))
     if weight is not None:
         loss = times(_check.weight("huber_loss", weight, loss, keep), loss)
-    return reduce("huber_loss", loss, reduction, keep)
+    return reduce("huber_loss", loss, reduction, keep, in_loop=True)
 
 
 @jax.custom_jvp
@@ -300,12 +300,12 @@ def poisson_nll_loss(
     _check.flag(name, "log_input", log_input)
     _check.flag(name, "full", full)
     eps = _check.number(name, "eps", eps, x.dtype)
-    loss = jnp.exp(x) - times(t, x) if log_input else x - xlogy(t, x + eps)
+    loss = exp(x) - times(t, x) if log_input else x - xlogy(t, x + eps)
     if full:
         many = jnp.where(t > 1, t, 1)
         stirling = many * jnp.log(many) - many + 0.5 * jnp.log(2 * math.pi * many)
         loss = loss + jnp.where(t > 1, stirling, 0)
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, loss, reduction, keep, in_loop=True)
 
 
 def gaussian_nll_loss(
@@ -364,17 +364,29 @@ def gaussian_nll_loss(
     eps = _check.number(name, "eps", eps, x.dtype)
     v = _variance(name, var, x, keep)
     v = _held(v, jnp.asarray(eps, v.dtype))
-    d = x - t
-    loss = 0.5 * (jnp.log(v) + d * divide(d, v))
+    loss = _gaussian(x - t, v)
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, loss, reduction, keep, in_loop=True)
+
+
+@jax.custom_jvp
+def _gaussian(d: Array, v: Array) -> Array:
+    return 0.5 * (jnp.log(v) + d * (d / v))
+
+
+@partial(_gaussian.defjvp, symbolic_zeros=True)
+def _gaussian_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (dd, dv), (d, v) = tangents, again(*primals)
+    share = divide(d, v)
+    value = _gaussian(*primals)
+    return value, change(value, (share, dd), (0.5 * divide(1 - d * share, v), dv))
 
 
 @jax.custom_jvp
 def _held(v: Array, eps: Array) -> Array:
     """The variance, at least eps; NaN below 0, in the value and in the gradient."""
-    return jnp.maximum(v, eps) + 0 * jnp.sqrt(jnp.minimum(v, 1))
+    return jnp.where(v < 0, jnp.nan, jnp.maximum(v, eps))
 
 
 @partial(_held.defjvp, symbolic_zeros=True)

@@ -46,9 +46,9 @@ def test_no_slope_where_there_is_no_error(loss, options):
 
 @pytest.mark.without_x64
 def test_log_cosh_near_and_far():
-    d = jnp.array([1e-4, 1e-2, 1.0, 90.0, 1e30, -1e30, INF])
+    d = jnp.array([1e-4, 1e-2, 1.0, 1.4, -3.0, 90.0, 1e30, -1e30, INF])
     value, grad = jax.vmap(jax.value_and_grad(lambda x: jaxloss.log_cosh_loss(x, 0.0)))(d)
-    exact = [math.log1p(2 * math.sinh(v / 2) ** 2) for v in (1e-4, 1e-2, 1.0, 90.0)]
+    exact = [math.log1p(2 * math.sinh(v / 2) ** 2) for v in (1e-4, 1e-2, 1.0, 1.4, 3.0, 90.0)]
     np.testing.assert_allclose(value, [*exact, 1e30, 1e30, np.inf], rtol=2e-6)
     np.testing.assert_allclose(grad, np.tanh(np.asarray(d)), rtol=1e-6)
 

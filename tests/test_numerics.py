@@ -1,4 +1,4 @@
-"""Log-sum-exp and its family: value, derivatives, what is kept for the backward pass."""
+"""Log-sum-exp and its family: value, derivatives, what is kept for the backward pass. Sums that a loop adds up."""
 
 from functools import partial
 
@@ -9,8 +9,10 @@ import numpy as np
 import oracles
 import pytest
 import quick
+from jax.sharding import AxisType, PartitionSpec
 
 import jaxloss
+from jaxloss import _numerics
 
 FUNCTIONS = {
     "logsumexp": (jaxloss.logsumexp, oracles.logsumexp),
@@ -109,3 +111,65 @@ def test_implementations_agree_under_random_cotangents():
         chex.assert_trees_all_close(
             gradients("xla", target, moving), gradients("autodiff", target, moving), rtol=1e-12, atol=1e-13
         )
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("shape", [(2**16,), (2**10, 40), (2, 3, 2**13), (2**15 + 1,), (5, 2**14 + 1)])
+def test_entries_that_are_added_up_in_a_loop(shape):
+    x, t, dx = (np.random.default_rng(i).normal(size=shape).astype(np.float32) for i in range(3))
+
+    def one(x, t):
+        return jaxloss.huber_loss(x, t, reduction="sum")
+
+    def of_all(x, t, dx):
+        gradient, along = jax.jvp(jax.grad(one), (x, t), (dx, dx * 0))
+        value, change = jax.jvp(one, (x, t), (dx, dx * 0))
+        batch = jax.vmap(jax.value_and_grad(one), (0, None))(jnp.stack([x, 2 * x]), t)
+        return value, change, gradient, along, jax.tree.map(lambda a: a[0], batch)
+
+    value, change, gradient, along, (first, slope) = jax.jit(of_all)(x, t, dx)
+    d = (x - t).astype(np.float64)
+    near, clipped = np.abs(d) < 1, np.clip(d, -1, 1)
+    np.testing.assert_allclose([value, first], np.where(near, d * d / 2, np.abs(d) - 0.5).sum(), rtol=1e-5)
+    np.testing.assert_allclose(change, (clipped * dx).sum(), rtol=1e-3)
+    np.testing.assert_allclose(gradient, clipped, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(gradient, slope)
+    np.testing.assert_allclose(along, near * dx)
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_entries_in_a_loop_on_a_mesh(kind):
+    x, t = (np.random.default_rng(i).normal(size=(2**10, 40)).astype(np.float32) for i in range(2))
+    mesh, rows = jax.make_mesh((1,), ("data",), (kind,)), PartitionSpec("data")
+    expected = jax.value_and_grad(jaxloss.l1_loss)(x, t)
+    with jax.set_mesh(mesh):
+        layout = jax.NamedSharding(mesh, rows)
+        arrays = jax.device_put((x, t), (layout, layout))
+        chex.assert_trees_all_close(jax.jit(jax.value_and_grad(jaxloss.l1_loss))(*arrays), expected, rtol=1e-6)
+        on_each = jax.shard_map(
+            lambda x, t: jaxloss.spmd.mean(jaxloss.l1_loss(x, t, reduction="sum_and_weight"), "data"),
+            in_specs=rows,
+            out_specs=PartitionSpec(),
+        )
+        chex.assert_trees_all_close(jax.jit(jax.value_and_grad(on_each))(*arrays), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_softplus_and_sigmoids_are_as_exact_as_their_numbers(dtype):
+    x = np.concatenate([np.linspace(-80, 80, 4001), np.linspace(-2, 2, 4001)]).astype(dtype)
+    tolerance = 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(jax.jit(_numerics.softplus)(x), np.logaddexp(0, x.astype(np.float64)), rtol=tolerance)
+    yes, no = jax.jit(_numerics.sigmoids)(x)
+    np.testing.assert_allclose(yes, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=tolerance)
+    np.testing.assert_array_equal(no, jax.jit(_numerics.sigmoids)(-x)[0])
+    assert jax.jacfwd(_numerics.sigmoids)(dtype(0)) == (0.25, -0.25)
+
+
+@pytest.mark.without_x64
+def test_tiny_logarithmic_errors_have_a_gradient():
+    x = np.float32([1e-30, 1e-9, 3e-4, 0.3, -0.3, 2e4])
+    value, grad = jax.jit(jax.vmap(jax.value_and_grad(jaxloss.mean_squared_logarithmic_error)))(x, 2 * x)
+    d = np.log1p(x.astype(np.float64)) - np.log1p(2 * x.astype(np.float64))
+    np.testing.assert_allclose(value, d * d, rtol=1e-5, atol=1e-38)
+    np.testing.assert_allclose(grad, 2 * d / (1 + x), rtol=1e-5)
