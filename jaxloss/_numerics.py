@@ -10,9 +10,9 @@ five times the time; derivatives, which have to be written anyway, may have as m
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from ._devices import broadcast_like, is_split
 from ._types import Array, Number
+
+Vectors: TypeAlias = Callable[..., list[Array]]
+Hold: TypeAlias = Callable[[Array, Number], Array]
 
 # torch's 1e-12 is a float32 constant, which shows in its float64 results.
 TORCH_EPSILON = 9.999999960041972e-13
@@ -35,6 +38,12 @@ def at_least_float32(*dtypes: jnp.dtype) -> jnp.dtype:
 def upcast(x: Array) -> Array:
     """`x` in at least float32."""
     return x.astype(at_least_float32(x.dtype))
+
+
+def widened(*arrays: Array) -> list[Array]:
+    """The arrays in one dtype of at least float32."""
+    dtype = at_least_float32(*(x.dtype for x in arrays))
+    return [x.astype(dtype) for x in arrays]
 
 
 def change(value: Array, *terms: tuple[Array | float, Any]) -> Array:
@@ -144,24 +153,20 @@ def _xlogy_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple
     return value, change(value, (jnp.log(safe), dx), (x / safe, dy))
 
 
-def norm(x: Array, p: float, axis: int = -1, *, keepdims: bool = False) -> Array:
+def norm(x: Array, p: float, axis: int = -1) -> Array:
     """The p-norm along `axis`, 0 < p ≤ inf, with derivative 0 at 0 in every entry and for the whole vector.
 
     Dividing by the largest entry, a constant to differentiation since the norm does not depend on it, lets no power
     overflow or vanish.
     """
-    if p == 2:
-        length = _length(x, axis)
-        return length if keepdims else jnp.squeeze(length, axis)
     size = absolute(x)
     if p == math.inf:
-        return jnp.max(size, axis, keepdims=keepdims, initial=0)
+        return jnp.max(size, axis, initial=0)
     if p == 1:
-        return jnp.sum(size, axis, keepdims=keepdims)
+        return jnp.sum(size, axis)
     top = _scale(x, axis)
     total = jnp.sum(_power(size / top, p), axis, keepdims=True)
-    length = top * _power(total, 1 / p)
-    return length if keepdims else jnp.squeeze(length, axis)
+    return jnp.squeeze(top * _power(total, 1 / p), axis)
 
 
 def _scale(x: Array, axis: int) -> Array:
@@ -169,21 +174,6 @@ def _scale(x: Array, axis: int) -> Array:
     limits = np.finfo(x.dtype)
     top = jnp.max(jnp.abs(lax.stop_gradient(x)), axis, keepdims=True, initial=0)
     return at_most(jnp.maximum(top, 16 * limits.tiny), limits.max / 16)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _length(x: Array, axis: int) -> Array:
-    top = _scale(x, axis)
-    return top * jnp.sqrt(jnp.sum(jnp.square(x / top), axis, keepdims=True))
-
-
-@_length.defjvp
-def _length_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    length, top = _length(x, axis), _scale(x, axis)
-    somewhere = length > 0
-    direction = divide(jnp.where(somewhere, x, 0) / top, jnp.where(somewhere, length / top, 1))
-    return length, jnp.sum(direction * dx, axis, keepdims=True)
 
 
 def _power(x: Array, p: float) -> Array:
@@ -194,9 +184,143 @@ def _power(x: Array, p: float) -> Array:
     return jnp.where(zero, 0, power)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1))  # or each call outside of jit would compile both branches anew
+def lengths(vectors: Vectors, axis: int, eps: Number, *arrays: Array) -> list[Array]:
+    """The lengths along `axis` of `vectors(*arrays)`, or `eps` where that is more.
+
+    `arrays` come in their own dtypes. The vectors are made of them anew wherever they are needed: none is kept.
+    """
+
+    def squared(*arrays: Array) -> list[Array]:
+        squares = _sums([jnp.square(v) for v in vectors(*arrays)], axis)
+        return [_unless_extreme(jnp.maximum(jnp.sqrt(square), eps)) for square in squares]
+
+    def scaled(*arrays: Array) -> list[Array]:
+        return [jnp.maximum(_scaled_length(v, axis), eps) for v in vectors(*arrays)]
+
+    return _squared_or_scaled(squared, scaled, arrays)
+
+
+@lengths.defjvp
+def _lengths_jvp(
+    vectors: Vectors, axis: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[list[Array], list[Array]]:
+    (eps, *arrays), (deps, *darrays) = primals, tangents
+    found = lengths(vectors, axis, eps, *arrays)
+    at, moved = jax.jvp(vectors, tuple(again(*arrays)), tuple(darrays))
+    return found, [_change_of_length(*each, eps, deps, axis) for each in zip(found, at, moved, strict=True)]
+
+
+def _change_of_length(length: Array, x: Array, dx: Array, eps: Number, deps: Number, axis: int) -> Array:
+    above = length > eps
+    above_, length_ = jnp.expand_dims(above, axis), jnp.expand_dims(length, axis)
+    # An eighth of both: the reciprocal of the largest lengths, by which XLA may multiply, is no normal number.
+    direction = divide(jnp.where(above_, x, 0) / 8, jnp.where(above_, length_, 8) / 8)
+    return jnp.sum(direction * dx, axis) + jnp.where(above, 0, deps)
+
+
+def cosine(a: Array, b: Array, axis: int, eps: Number, hold: Hold = jnp.maximum) -> Array:
+    """a·b through the lengths of both, each at least `eps`, or its root of squares with `eps` for `jnp.hypot`.
+
+    The vectors come in their own dtypes, as those of `lengths`.
+    """
+    return _cosine(axis, hold, eps, a, b)[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1))
+def _cosine(axis: int, hold: Hold, eps: Number, *vectors: Array) -> list[Array]:
+    """The cosine, and what it was divided by."""
+
+    def squared(*vectors: Array) -> list[Array]:
+        a, b = widened(*vectors)
+        product, *squares = _sums([a * b, a * a, b * b], axis)
+        found = [_unless_extreme(hold(jnp.sqrt(square), eps)) for square in squares]
+        return [reduce(jnp.divide, found, product), *found]
+
+    def scaled(*vectors: Array) -> list[Array]:
+        wide = widened(*vectors)
+        found = [hold(_scaled_length(v, axis), eps) for v in wide]
+        a, b = (v / jnp.expand_dims(length, axis) for v, length in zip(wide, found, strict=True))
+        return [jnp.sum(a * b, axis), *found]
+
+    return _squared_or_scaled(squared, scaled, vectors)
+
+
+@_cosine.defjvp
+def _cosine_jvp(
+    axis: int, hold: Hold, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[list[Array], list[Array]]:
+    (eps, *vectors), (deps, *dvectors) = primals, tangents
+    value, *found = _cosine(axis, hold, *primals)
+    (a, b), (da, db) = widened(*again(*vectors)), widened(*dvectors)
+    least = (eps, deps) if hold is jnp.maximum else (0, 0)
+    each = zip(found, (a, b), (da, db), strict=True)
+    dfound = [_change_of_length(length, x, dx, *least, axis) for length, x, dx in each]
+
+    def over_both(x: Array) -> Array:
+        return reduce(divide, [jnp.expand_dims(length, axis) for length in found], x)
+
+    of_product = jnp.sum(over_both(b) * da + over_both(a) * db, axis)
+    return [value, *found], [of_product - value * sum(map(divide, dfound, found)), *dfound]
+
+
+def _squared_or_scaled(
+    squared: Callable[..., list[Array]], scaled: Callable[..., list[Array]], arrays: Sequence[Array]
+) -> list[Array]:
+    """What `squared` makes of the arrays, or `scaled` if there is a NaN in that.
+
+    To find the largest entry of each vector first takes a CPU as long again. On a GPU that costs less than to wait for
+    a condition.
+    """
+
+    def on_cpu(*arrays: Array) -> list[Array]:
+        found = squared(*arrays)
+        total = jnp.sum(reduce(jnp.add, found))
+        return lax.cond(total == total, lambda *arrays: found, scaled, *arrays)
+
+    kept: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=scaled)
+    return kept
+
+
+def _unless_extreme(length: Array) -> Array:
+    """The length, or NaN where squares that matter may have over- or underflowed."""
+    most = float(np.finfo(length.dtype).max)
+    return length + 0 * (jnp.maximum(length, 1 / length) * most**0.7)
+
+
+def _scaled_length(x: Array, axis: int) -> Array:
+    top = _scale(x, axis)
+    return jnp.squeeze(top * jnp.sqrt(jnp.sum(jnp.square(x / top), axis, keepdims=True)), axis)
+
+
+def _sums(terms: list[Array], axis: int) -> list[Array]:
+    """The sum of each along `axis`, in one pass over all on a CPU.
+
+    XLA makes a vectorised loop of several sums at once that add a few long vectors: the parts of a row, and for one sum
+    its even and its odd parts.
+    """
+    size, last, by = terms[0].shape[axis], terms[0].ndim - 1, 2 if len(terms) == 1 else 1
+    parts = next((parts for parts in (8, 7, 6, 5, 4) if size % (by * parts) == 0 and size >= 16 * by * parts), None)
+    if parts is None or axis % terms[0].ndim != last or is_split(terms[0], axis):
+        return [jnp.sum(x, axis) for x in terms]
+    split = [jnp.reshape(x, (*x.shape[:-1], parts, by, size // (by * parts))) for x in terms]
+    found = _added([x[..., i, :] for x in split for i in range(by)], last)
+    sums = [jnp.sum(x, -1) for x in found]
+    return sums if by == 1 else [sums[0] + sums[1]]
+
+
+def _added(arrays: list[Array], axis: int) -> list[Array]:
+    """The sum of each along `axis`, as one reduction."""
+    zeros = [np.zeros((), x.dtype) for x in arrays]
+    return lax.reduce(arrays, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (axis,))
+
+
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
     """Vectors divided by their length, or by `eps` if that is more; one of zeros stays, with a finite derivative."""
-    return x / jnp.maximum(norm(x, 2, axis, keepdims=True), eps)
+    (length,) = lengths(widened, axis, eps, x)
+    return divide(x, jnp.expand_dims(length, axis))
 
 
 @jax.custom_jvp
