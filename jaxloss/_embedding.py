@@ -1,6 +1,5 @@
 """Distances between vectors, and losses that pull some together and push others apart."""
 
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -8,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import TORCH_EPSILON, at_least_float32, cosine, lengths, norm, positive_part, widened
+from ._numerics import TORCH_EPSILON, at_least_float32, cosine, lengths, norm, positive_part, smooth_cosine, widened
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -77,7 +76,7 @@ def _difference(eps: Array, *points: Array) -> list[Array]:
 def _sizes(vectors: Callable[..., list[Array]], p: float, eps: Number, *points: Array) -> list[Array]:
     """The p-norms of `vectors(eps, *points)`."""
     eps = jnp.asarray(eps, _dtype(*points))
-    return lengths(vectors, -1, 0.0, eps, *points) if p == 2 else [norm(v, p) for v in vectors(eps, *points)]
+    return lengths(vectors, -1, None, eps, *points) if p == 2 else [norm(v, p) for v in vectors(eps, *points)]
 
 
 def _degree(name: str, p: float) -> float:
@@ -178,7 +177,7 @@ def cosine_embedding_loss(
         )
     margin = _check.number(name, "margin", margin, a.dtype)
     a, b = _as_given((a, b), own)
-    similarity = cosine(a, b, -1, math.sqrt(TORCH_EPSILON), jnp.hypot)
+    similarity = smooth_cosine(a, b, -1, TORCH_EPSILON)
     loss = jnp.where(y == 1, 1 - similarity, 0) + jnp.where(y == -1, positive_part(similarity - margin), 0)
     return reduce(name, loss, reduction, keep)
 

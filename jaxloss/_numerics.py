@@ -24,7 +24,6 @@ from ._devices import broadcast_like, is_split
 from ._types import Array, Number
 
 Vectors: TypeAlias = Callable[..., list[Array]]
-Hold: TypeAlias = Callable[[Array, Number], Array]
 
 # torch's 1e-12 is a float32 constant, which shows in its float64 results.
 TORCH_EPSILON = 9.999999960041972e-13
@@ -186,20 +185,26 @@ def _power(x: Array, p: float) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 @partial(jax.jit, static_argnums=(0, 1))  # or each call outside of jit would compile both branches anew
-def lengths(vectors: Vectors, axis: int, eps: Number, *arrays: Array) -> list[Array]:
+def lengths(vectors: Vectors, axis: int, eps: Number | None, *arrays: Array) -> list[Array]:
     """The lengths along `axis` of `vectors(*arrays)`, or `eps` where that is more.
 
     `arrays` come in their own dtypes. The vectors are made of them anew wherever they are needed: none is kept.
     """
 
-    def squared(*arrays: Array) -> list[Array]:
-        squares = _sums([jnp.square(v) for v in vectors(*arrays)], axis)
-        return [_unless_extreme(jnp.maximum(jnp.sqrt(square), eps)) for square in squares]
+    def squared(*arrays: Array) -> tuple[list[Array], list[Array]]:
+        narrow = any(x.dtype.itemsize < 4 for x in arrays)
+        squares = _sums([jnp.square(v) for v in vectors(*arrays)], axis, narrow)
+        found = [_at_least(jnp.sqrt(square), eps) for square in squares]
+        return found, found
 
     def scaled(*arrays: Array) -> list[Array]:
-        return [jnp.maximum(_scaled_length(v, axis), eps) for v in vectors(*arrays)]
+        return [_at_least(_scaled_length(v, axis), eps) for v in vectors(*arrays)]
 
     return _squared_or_scaled(squared, scaled, arrays)
+
+
+def _at_least(length: Array, eps: Number | None) -> Array:
+    return length if eps is None else jnp.maximum(length, eps)
 
 
 @lengths.defjvp
@@ -209,7 +214,8 @@ def _lengths_jvp(
     (eps, *arrays), (deps, *darrays) = primals, tangents
     found = lengths(vectors, axis, eps, *arrays)
     at, moved = jax.jvp(vectors, tuple(again(*arrays)), tuple(darrays))
-    return found, [_change_of_length(*each, eps, deps, axis) for each in zip(found, at, moved, strict=True)]
+    least = (0, 0) if eps is None else (eps, deps)
+    return found, [_change_of_length(*each, *least, axis) for each in zip(found, at, moved, strict=True)]
 
 
 def _change_of_length(length: Array, x: Array, dx: Array, eps: Number, deps: Number, axis: int) -> Array:
@@ -220,44 +226,46 @@ def _change_of_length(length: Array, x: Array, dx: Array, eps: Number, deps: Num
     return jnp.sum(direction * dx, axis) + jnp.where(above, 0, deps)
 
 
-def cosine(a: Array, b: Array, axis: int, eps: Number, hold: Hold = jnp.maximum) -> Array:
-    """a·b through the lengths of both, each at least `eps`, or its root of squares with `eps` for `jnp.hypot`.
+def cosine(a: Array, b: Array, axis: int, eps: Number) -> Array:
+    """a·b through the lengths of both, each at least `eps`. The vectors come in their own dtypes."""
+    return _cosine(axis, False, eps, a, b)[0]
 
-    The vectors come in their own dtypes, as those of `lengths`.
-    """
-    return _cosine(axis, hold, eps, a, b)[0]
+
+def smooth_cosine(a: Array, b: Array, axis: int, eps: Number) -> Array:
+    """a·b through √(|a|² + eps) and √(|b|² + eps), whose squares have to be numbers."""
+    return _cosine(axis, True, eps, a, b)[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 @partial(jax.jit, static_argnums=(0, 1))
-def _cosine(axis: int, hold: Hold, eps: Number, *vectors: Array) -> list[Array]:
+def _cosine(axis: int, smooth: bool, eps: Number, *vectors: Array) -> list[Array]:
     """The cosine, and what it was divided by."""
 
-    def squared(*vectors: Array) -> list[Array]:
+    def squared(*vectors: Array) -> tuple[list[Array], list[Array]]:
         a, b = widened(*vectors)
         product, *squares = _sums([a * b, a * a, b * b], axis)
-        found = [_unless_extreme(hold(jnp.sqrt(square), eps)) for square in squares]
-        return [reduce(jnp.divide, found, product), *found]
+        found = [jnp.sqrt(x + eps) if smooth else jnp.maximum(jnp.sqrt(x), eps) for x in squares]
+        return [reduce(jnp.divide, found, product), *found], found
 
     def scaled(*vectors: Array) -> list[Array]:
         wide = widened(*vectors)
-        found = [hold(_scaled_length(v, axis), eps) for v in wide]
+        found = [jnp.maximum(_scaled_length(v, axis), eps) for v in wide]
         a, b = (v / jnp.expand_dims(length, axis) for v, length in zip(wide, found, strict=True))
         return [jnp.sum(a * b, axis), *found]
 
-    return _squared_or_scaled(squared, scaled, vectors)
+    return squared(*vectors)[0] if smooth else _squared_or_scaled(squared, scaled, vectors)
 
 
 @_cosine.defjvp
 def _cosine_jvp(
-    axis: int, hold: Hold, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    axis: int, smooth: bool, primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[list[Array], list[Array]]:
     (eps, *vectors), (deps, *dvectors) = primals, tangents
-    value, *found = _cosine(axis, hold, *primals)
+    value, *found = _cosine(axis, smooth, *primals)
     (a, b), (da, db) = widened(*again(*vectors)), widened(*dvectors)
-    least = (eps, deps) if hold is jnp.maximum else (0, 0)
+    floor, dfloor = (0, 0) if smooth else (eps, deps)
     each = zip(found, (a, b), (da, db), strict=True)
-    dfound = [_change_of_length(length, x, dx, *least, axis) for length, x, dx in each]
+    dfound = [_change_of_length(length, x, dx, floor, dfloor, axis) for length, x, dx in each]
 
     def over_both(x: Array) -> Array:
         return reduce(divide, [jnp.expand_dims(length, axis) for length in found], x)
@@ -267,27 +275,25 @@ def _cosine_jvp(
 
 
 def _squared_or_scaled(
-    squared: Callable[..., list[Array]], scaled: Callable[..., list[Array]], arrays: Sequence[Array]
+    squared: Callable[..., tuple[list[Array], list[Array]]],
+    scaled: Callable[..., list[Array]],
+    arrays: Sequence[Array],
 ) -> list[Array]:
-    """What `squared` makes of the arrays, or `scaled` if there is a NaN in that.
+    """What `squared` makes of the arrays, or `scaled` where the lengths, which it returns too, are extreme.
 
     To find the largest entry of each vector first takes a CPU as long again. On a GPU that costs less than to wait for
     a condition.
     """
 
     def on_cpu(*arrays: Array) -> list[Array]:
-        found = squared(*arrays)
-        total = jnp.sum(reduce(jnp.add, found))
-        return lax.cond(total == total, lambda *arrays: found, scaled, *arrays)
+        found, sizes = squared(*arrays)
+        farthest = jnp.maximum(reduce(jnp.maximum, sizes), 1 / reduce(jnp.minimum, sizes))
+        # With that much room no square that matters has over- or underflowed.
+        safe = jnp.max(farthest, initial=1) < float(np.finfo(farthest.dtype).max) ** 0.3
+        return lax.cond(safe, lambda *arrays: found, scaled, *arrays)
 
     kept: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=scaled)
     return kept
-
-
-def _unless_extreme(length: Array) -> Array:
-    """The length, or NaN where squares that matter may have over- or underflowed."""
-    most = float(np.finfo(length.dtype).max)
-    return length + 0 * (jnp.maximum(length, 1 / length) * most**0.7)
 
 
 def _scaled_length(x: Array, axis: int) -> Array:
@@ -295,20 +301,28 @@ def _scaled_length(x: Array, axis: int) -> Array:
     return jnp.squeeze(top * jnp.sqrt(jnp.sum(jnp.square(x / top), axis, keepdims=True)), axis)
 
 
-def _sums(terms: list[Array], axis: int) -> list[Array]:
+def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
     """The sum of each along `axis`, in one pass over all on a CPU.
 
     XLA makes a vectorised loop of several sums at once that add a few long vectors: the parts of a row, and for one sum
-    its even and its odd parts.
+    its even and its odd parts. One sum of what is not narrow is as fast without.
     """
     size, last, by = terms[0].shape[axis], terms[0].ndim - 1, 2 if len(terms) == 1 else 1
     parts = next((parts for parts in (8, 7, 6, 5, 4) if size % (by * parts) == 0 and size >= 16 * by * parts), None)
-    if parts is None or axis % terms[0].ndim != last or is_split(terms[0], axis):
+
+    def one_by_one(*terms: Array) -> list[Array]:
         return [jnp.sum(x, axis) for x in terms]
-    split = [jnp.reshape(x, (*x.shape[:-1], parts, by, size // (by * parts))) for x in terms]
-    found = _added([x[..., i, :] for x in split for i in range(by)], last)
-    sums = [jnp.sum(x, -1) for x in found]
-    return sums if by == 1 else [sums[0] + sums[1]]
+
+    def together(*terms: Array) -> list[Array]:
+        split = [jnp.reshape(x, (*x.shape[:-1], parts, by, size // (by * parts))) for x in terms]
+        found = _added([x[..., i, :] for x in split for i in range(by)], last)
+        sums = [jnp.sum(x, -1) for x in found]
+        return sums if by == 1 else [sums[0] + sums[1]]
+
+    if parts is None or axis % terms[0].ndim != last or is_split(terms[0], axis) or (by == 2 and not narrow):
+        return one_by_one(*terms)
+    sums: list[Array] = lax.platform_dependent(*terms, cpu=together, default=one_by_one)
+    return sums
 
 
 def _added(arrays: list[Array], axis: int) -> list[Array]:
