@@ -279,7 +279,7 @@ def _columns(box: Array) -> list[Array]:
 
 @_columns.defjvp
 def _columns_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
-    # The transpose of a sum that selects is a select, in one loop with the others; that of a slice would pad with zeros.
+    # The transpose of a sum that selects is a select, in one loop with the others; that of a slice pads with zeros.
     ((box,), (dbox,)), place = (primals, tangents), jnp.arange(4)
     return _columns(box), [jnp.sum(jnp.where(place == i, dbox, 0), -1) for i in range(4)]
 

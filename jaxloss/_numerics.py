@@ -228,12 +228,14 @@ def _change_of_length(length: Array, x: Array, dx: Array, eps: Number, deps: Num
 
 def cosine(a: Array, b: Array, axis: int, eps: Number) -> Array:
     """a·b through the lengths of both, each at least `eps`. The vectors come in their own dtypes."""
-    return _cosine(axis, False, eps, a, b)[0]
+    found: Array = _cosine(axis, False, eps, a, b)[0]
+    return found
 
 
 def smooth_cosine(a: Array, b: Array, axis: int, eps: Number) -> Array:
     """a·b through √(|a|² + eps) and √(|b|² + eps), whose squares have to be numbers."""
-    return _cosine(axis, True, eps, a, b)[0]
+    found: Array = _cosine(axis, True, eps, a, b)[0]
+    return found
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -290,7 +292,8 @@ def _squared_or_scaled(
         farthest = jnp.maximum(reduce(jnp.maximum, sizes), 1 / reduce(jnp.minimum, sizes))
         # With that much room no square that matters has over- or underflowed.
         safe = jnp.max(farthest, initial=1) < float(np.finfo(farthest.dtype).max) ** 0.3
-        return lax.cond(safe, lambda *arrays: found, scaled, *arrays)
+        chosen: list[Array] = lax.cond(safe, lambda *arrays: found, scaled, *arrays)
+        return chosen
 
     kept: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=scaled)
     return kept
@@ -308,7 +311,7 @@ def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
     its even and its odd parts. One sum of what is not narrow is as fast without.
     """
     size, last, by = terms[0].shape[axis], terms[0].ndim - 1, 2 if len(terms) == 1 else 1
-    parts = next((parts for parts in (8, 7, 6, 5, 4) if size % (by * parts) == 0 and size >= 16 * by * parts), None)
+    parts = next((parts for parts in (8, 7, 6, 5, 4) if size % (by * parts) == 0 and size >= 16 * by * parts), 1)
 
     def one_by_one(*terms: Array) -> list[Array]:
         return [jnp.sum(x, axis) for x in terms]
@@ -319,7 +322,7 @@ def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
         sums = [jnp.sum(x, -1) for x in found]
         return sums if by == 1 else [sums[0] + sums[1]]
 
-    if parts is None or axis % terms[0].ndim != last or is_split(terms[0], axis) or (by == 2 and not narrow):
+    if parts == 1 or axis % terms[0].ndim != last or is_split(terms[0], axis) or (by == 2 and not narrow):
         return one_by_one(*terms)
     sums: list[Array] = lax.platform_dependent(*terms, cpu=together, default=one_by_one)
     return sums
@@ -328,7 +331,8 @@ def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
 def _added(arrays: list[Array], axis: int) -> list[Array]:
     """The sum of each along `axis`, as one reduction."""
     zeros = [np.zeros((), x.dtype) for x in arrays]
-    return lax.reduce(arrays, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (axis,))
+    sums: list[Array] = lax.reduce(arrays, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (axis,))
+    return sums
 
 
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:

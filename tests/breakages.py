@@ -244,7 +244,7 @@ BREAKAGES = [
         "(length,) = lengths(widened, axis, 0, x)",
         "zeros",
     ),
-    ("_numerics.py", "return lax.cond(safe, lambda *arrays: found, scaled, *arrays)", "return found", "extreme"),
+    ("_numerics.py", "lax.cond(safe, lambda *arrays: found, scaled, *arrays)", "found", "extreme"),
     ("_numerics.py", "above = length > eps", "above = length > -1", "equal or zero"),
     ("_numerics.py", "of_product - value * sum(map(divide, dfound, found))", "of_product", "cosine"),
     ("_numerics.py", "return sums if by == 1 else [sums[0] + sums[1]]", "return sums[:len(terms)]", "extreme"),
