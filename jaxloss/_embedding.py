@@ -1,13 +1,13 @@
 """Distances between vectors, and losses that pull some together and push others apart."""
 
 import numbers
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import TORCH_EPSILON, norm, positive_part, unit
+from ._numerics import TORCH_EPSILON, at_least_float32, cosine, lengths, norm, positive_part, smooth_cosine, widened
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -52,11 +52,31 @@ def pairwise_distance(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.pairwise_distance.html
     """
     name = "pairwise_distance"
-    a, b = _check.promoted(name, x1=x1, x2=x2)
-    a, b = _check.broadcast_together(name, x1=a, x2=b)
+    a, b = _pair(name, x1, x2)
     _check.flag(name, "keepdim", keepdim)
-    distance = norm(a - b + _check.number(name, "eps", eps, a.dtype), _degree(name, p))
+    (distance,) = _sizes(_difference, _degree(name, p), _check.number(name, "eps", eps, _dtype(a, b)), a, b)
     return distance[..., None] if keepdim else distance
+
+
+def _pair(name: str, x1: ArrayLike, x2: ArrayLike) -> list[Array]:
+    """Vectors of one shape, in their own dtypes."""
+    a, b = (_check.floating(name, argument, x) for argument, x in (("x1", x1), ("x2", x2)))
+    return _check.broadcast_together(name, x1=a, x2=b)
+
+
+def _dtype(*arrays: Array) -> jnp.dtype:
+    return at_least_float32(*(x.dtype for x in arrays))
+
+
+def _difference(eps: Array, *points: Array) -> list[Array]:
+    a, b = widened(*points)
+    return [a - b + eps]
+
+
+def _sizes(vectors: Callable[..., list[Array]], p: float, eps: Number, *points: Array) -> list[Array]:
+    """The p-norms of `vectors(eps, *points)`."""
+    eps = jnp.asarray(eps, _dtype(*points))
+    return lengths(vectors, -1, None, eps, *points) if p == 2 else [norm(v, p) for v in vectors(eps, *points)]
 
 
 def _degree(name: str, p: float) -> float:
@@ -97,11 +117,9 @@ def cosine_similarity(x1: ArrayLike, x2: ArrayLike, *, axis: int = 1, eps: Numbe
         https://pytorch.org/docs/stable/generated/torch.nn.functional.cosine_similarity.html
     """
     name = "cosine_similarity"
-    a, b = _check.promoted(name, x1=x1, x2=x2)
-    a, b = _check.broadcast_together(name, x1=a, x2=b)
+    a, b = _pair(name, x1, x2)
     axis = _check.one_axis(name, axis, a)
-    eps = _check.number(name, "eps", eps, a.dtype)
-    return jnp.sum(unit(a, axis, eps) * unit(b, axis, eps), axis)
+    return cosine(a, b, axis, _check.number(name, "eps", eps, _dtype(a, b)))
 
 
 def cosine_embedding_loss(
@@ -150,6 +168,7 @@ def cosine_embedding_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.cosine_embedding_loss.html
     """
     name = "cosine_embedding_loss"
+    own = _dtypes(name, input1=input1, input2=input2)
     (a, b), keep, _ = _check.rows(name, -1, where, input1=input1, input2=input2)
     y = _check.real(name, "target", target)
     if y.shape != a.shape[:-1]:
@@ -157,10 +176,19 @@ def cosine_embedding_loss(
             f"{name}: `target` must have the shape of `input1` without its last axis, got {y.shape} for {a.shape}."
         )
     margin = _check.number(name, "margin", margin, a.dtype)
-    lengths = [jnp.sqrt(jnp.sum(v * v, -1) + TORCH_EPSILON) for v in (a, b)]
-    cosine = jnp.sum(a * b, -1) / lengths[0] / lengths[1]
-    loss = jnp.where(y == 1, 1 - cosine, 0) + jnp.where(y == -1, positive_part(cosine - margin), 0)
+    a, b = _as_given((a, b), own)
+    similarity = smooth_cosine(a, b, -1, TORCH_EPSILON)
+    loss = jnp.where(y == 1, 1 - similarity, 0) + jnp.where(y == -1, positive_part(similarity - margin), 0)
     return reduce(name, loss, reduction, keep)
+
+
+def _dtypes(name: str, **values: ArrayLike) -> list[jnp.dtype]:
+    return [_check.array(name, argument, value).dtype for argument, value in values.items()]
+
+
+def _as_given(arrays: Sequence[Array], dtypes: Sequence[jnp.dtype]) -> list[Array]:
+    """Arrays in the narrow dtypes that they came in, as `lengths` wants them. XLA drops both conversions."""
+    return [x.astype(dtype) for x, dtype in zip(arrays, dtypes, strict=True)]
 
 
 DistanceFunction: TypeAlias = Callable[[Array, Array], Array]
@@ -219,11 +247,7 @@ def triplet_margin_loss(
     """
     name = "triplet_margin_loss"
     degree = _degree(name, p)
-
-    def distance(x: Array, y: Array) -> Array:
-        return norm(x - y + _check.number(name, "eps", eps, x.dtype), degree)
-
-    return _triplet(name, anchor, positive, negative, distance, margin, swap, where, reduction)
+    return _triplet(name, anchor, positive, negative, _Norm(degree, eps), margin, swap, where, reduction)
 
 
 def triplet_margin_with_distance_loss(
@@ -278,8 +302,15 @@ def triplet_margin_with_distance_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.triplet_margin_with_distance_loss.html
     """
     name = "triplet_margin_with_distance_loss"
-    distance = pairwise_distance if distance_function is None else distance_function
+    distance = _Norm(2.0, 1e-6) if distance_function is None else distance_function
     return _triplet(name, anchor, positive, negative, distance, margin, swap, where, reduction)
+
+
+class _Norm(NamedTuple):
+    """The distance that `_triplet` knows."""
+
+    degree: float
+    eps: Number
 
 
 def _triplet(
@@ -287,24 +318,39 @@ def _triplet(
     anchor: ArrayLike,
     positive: ArrayLike,
     negative: ArrayLike,
-    distance: DistanceFunction,
+    distance: DistanceFunction | _Norm,
     margin: Number,
     swap: bool,
     where: ArrayLike | None,
     reduction: str,
 ) -> Reduced:
+    own = _dtypes(name, anchor=anchor, positive=positive, negative=negative)
     (a, p, n), keep, _ = _check.rows(name, -1, where, anchor=anchor, positive=positive, negative=negative)
     if keep is not None:
         # Three points apart: a distance of the user's own may have no derivative between equal ones.
         p, n = (_check.masked(x, keep[..., None], harmless) for x, harmless in ((p, 1), (n, 2)))
     margin = _check.number(name, "margin", margin, a.dtype, low=0, above=True)
     _check.flag(name, "swap", swap)
-    to_positive, to_negative = distance(a, p), distance(a, n)
-    if to_positive.shape != a.shape[:-1]:
-        raise ValueError(
-            f"{name}: `distance_function` must return one distance for each vector, shape {a.shape[:-1]}, "
-            f"got {to_positive.shape}."
-        )
-    if swap:
-        to_negative = jnp.minimum(to_negative, distance(p, n))
-    return reduce(name, positive_part(to_positive - to_negative + margin), reduction, keep)
+    if isinstance(distance, _Norm):
+        sides, eps = (_three_sides if swap else _two_sides), _check.number(name, "eps", distance.eps, a.dtype)
+        distances = _sizes(sides, distance.degree, eps, *_as_given((a, p, n), own))
+    else:
+        distances = [distance(a, p), distance(a, n), *([distance(p, n)] if swap else [])]
+        if distances[0].shape != a.shape[:-1]:
+            raise ValueError(
+                f"{name}: `distance_function` must return one distance for each vector, shape {a.shape[:-1]}, "
+                f"got {distances[0].shape}."
+            )
+    to_positive, *to_negative = distances
+    closest = jnp.minimum(*to_negative) if swap else to_negative[0]
+    return reduce(name, positive_part(to_positive - closest + margin), reduction, keep)
+
+
+def _two_sides(eps: Array, *points: Array) -> list[Array]:
+    a, p, n = widened(*points)
+    return [a - p + eps, a - n + eps]
+
+
+def _three_sides(eps: Array, *points: Array) -> list[Array]:
+    _, p, n = widened(*points)
+    return [*_two_sides(eps, *points), p - n + eps]

@@ -11,7 +11,7 @@ five times the time; derivatives, which have to be written anyway, may have as m
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, TypeAlias
 
@@ -23,6 +23,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from ._devices import broadcast_like, is_split
 from ._types import Array, Number
+
+Vectors: TypeAlias = Callable[..., list[Array]]
 
 # torch's 1e-12 is a float32 constant, which shows in its float64 results.
 TORCH_EPSILON = 9.999999960041972e-13
@@ -36,6 +38,12 @@ def at_least_float32(*dtypes: jnp.dtype) -> jnp.dtype:
 def upcast(x: Array) -> Array:
     """`x` in at least float32."""
     return x.astype(at_least_float32(x.dtype))
+
+
+def widened(*arrays: Array) -> list[Array]:
+    """The arrays in one dtype of at least float32."""
+    dtype = at_least_float32(*(x.dtype for x in arrays))
+    return [x.astype(dtype) for x in arrays]
 
 
 def change(value: Array, *terms: tuple[Array | float, Any]) -> Array:
@@ -179,24 +187,20 @@ def _xlogy_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple
     return value, change(value, (jnp.log(safe), dx), (x / safe, dy))
 
 
-def norm(x: Array, p: float, axis: int = -1, *, keepdims: bool = False) -> Array:
+def norm(x: Array, p: float, axis: int = -1) -> Array:
     """The p-norm along `axis`, 0 < p ≤ inf, with derivative 0 at 0 in every entry and for the whole vector.
 
     Dividing by the largest entry, a constant to differentiation since the norm does not depend on it, lets no power
     overflow or vanish.
     """
-    if p == 2:
-        length = _length(x, axis)
-        return length if keepdims else jnp.squeeze(length, axis)
     size = absolute(x)
     if p == math.inf:
-        return jnp.max(size, axis, keepdims=keepdims, initial=0)
+        return jnp.max(size, axis, initial=0)
     if p == 1:
-        return jnp.sum(size, axis, keepdims=keepdims)
+        return jnp.sum(size, axis)
     top = _scale(x, axis)
     total = jnp.sum(_power(size / top, p), axis, keepdims=True)
-    length = top * _power(total, 1 / p)
-    return length if keepdims else jnp.squeeze(length, axis)
+    return jnp.squeeze(top * _power(total, 1 / p), axis)
 
 
 def _scale(x: Array, axis: int) -> Array:
@@ -204,21 +208,6 @@ def _scale(x: Array, axis: int) -> Array:
     limits = np.finfo(x.dtype)
     top = jnp.max(jnp.abs(lax.stop_gradient(x)), axis, keepdims=True, initial=0)
     return at_most(jnp.maximum(top, 16 * limits.tiny), limits.max / 16)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _length(x: Array, axis: int) -> Array:
-    top = _scale(x, axis)
-    return top * jnp.sqrt(jnp.sum(jnp.square(x / top), axis, keepdims=True))
-
-
-@_length.defjvp
-def _length_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    length, top = _length(x, axis), _scale(x, axis)
-    somewhere = length > 0
-    direction = divide(jnp.where(somewhere, x, 0) / top, jnp.where(somewhere, length / top, 1))
-    return length, jnp.sum(direction * dx, axis, keepdims=True)
 
 
 def _power(x: Array, p: float) -> Array:
@@ -229,9 +218,162 @@ def _power(x: Array, p: float) -> Array:
     return jnp.where(zero, 0, power)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1))  # or each call outside of jit would compile both branches anew
+def lengths(vectors: Vectors, axis: int, eps: Number | None, *arrays: Array) -> list[Array]:
+    """The lengths along `axis` of `vectors(*arrays)`, or `eps` where that is more.
+
+    `arrays` come in their own dtypes. The vectors are made of them anew wherever they are needed: none is kept.
+    """
+
+    def squared(*arrays: Array) -> tuple[list[Array], list[Array]]:
+        narrow = any(x.dtype.itemsize < 4 for x in arrays)
+        squares = _sums([jnp.square(v) for v in vectors(*arrays)], axis, narrow)
+        found = [_at_least(jnp.sqrt(square), eps) for square in squares]
+        return found, found
+
+    def scaled(*arrays: Array) -> list[Array]:
+        return [_at_least(_scaled_length(v, axis), eps) for v in vectors(*arrays)]
+
+    return _squared_or_scaled(squared, scaled, arrays)
+
+
+def _at_least(length: Array, eps: Number | None) -> Array:
+    return length if eps is None else jnp.maximum(length, eps)
+
+
+@lengths.defjvp
+def _lengths_jvp(
+    vectors: Vectors, axis: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[list[Array], list[Array]]:
+    (eps, *arrays), (deps, *darrays) = primals, tangents
+    found = lengths(vectors, axis, eps, *arrays)
+    at, moved = jax.jvp(vectors, tuple(again(*arrays)), tuple(darrays))
+    least = (0, 0) if eps is None else (eps, deps)
+    return found, [_change_of_length(*each, *least, axis) for each in zip(found, at, moved, strict=True)]
+
+
+def _change_of_length(length: Array, x: Array, dx: Array, eps: Number, deps: Number, axis: int) -> Array:
+    above = length > eps
+    above_, length_ = jnp.expand_dims(above, axis), jnp.expand_dims(length, axis)
+    # An eighth of both: the reciprocal of the largest lengths, by which XLA may multiply, is no normal number.
+    direction = divide(jnp.where(above_, x, 0) / 8, jnp.where(above_, length_, 8) / 8)
+    return jnp.sum(direction * dx, axis) + jnp.where(above, 0, deps)
+
+
+def cosine(a: Array, b: Array, axis: int, eps: Number) -> Array:
+    """a·b through the lengths of both, each at least `eps`. The vectors come in their own dtypes."""
+    found: Array = _cosine(axis, False, eps, a, b)[0]
+    return found
+
+
+def smooth_cosine(a: Array, b: Array, axis: int, eps: Number) -> Array:
+    """a·b through √(|a|² + eps) and √(|b|² + eps), whose squares have to be numbers."""
+    found: Array = _cosine(axis, True, eps, a, b)[0]
+    return found
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1))
+def _cosine(axis: int, smooth: bool, eps: Number, *vectors: Array) -> list[Array]:
+    """The cosine, and what it was divided by."""
+
+    def squared(*vectors: Array) -> tuple[list[Array], list[Array]]:
+        a, b = widened(*vectors)
+        product, *squares = _sums([a * b, a * a, b * b], axis)
+        found = [jnp.sqrt(x + eps) if smooth else jnp.maximum(jnp.sqrt(x), eps) for x in squares]
+        return [reduce(jnp.divide, found, product), *found], found
+
+    def scaled(*vectors: Array) -> list[Array]:
+        wide = widened(*vectors)
+        found = [jnp.maximum(_scaled_length(v, axis), eps) for v in wide]
+        a, b = (v / jnp.expand_dims(length, axis) for v, length in zip(wide, found, strict=True))
+        return [jnp.sum(a * b, axis), *found]
+
+    return squared(*vectors)[0] if smooth else _squared_or_scaled(squared, scaled, vectors)
+
+
+@_cosine.defjvp
+def _cosine_jvp(
+    axis: int, smooth: bool, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[list[Array], list[Array]]:
+    (eps, *vectors), (deps, *dvectors) = primals, tangents
+    value, *found = _cosine(axis, smooth, *primals)
+    (a, b), (da, db) = widened(*again(*vectors)), widened(*dvectors)
+    floor, dfloor = (0, 0) if smooth else (eps, deps)
+    each = zip(found, (a, b), (da, db), strict=True)
+    dfound = [_change_of_length(length, x, dx, floor, dfloor, axis) for length, x, dx in each]
+
+    def over_both(x: Array) -> Array:
+        return reduce(divide, [jnp.expand_dims(length, axis) for length in found], x)
+
+    of_product = jnp.sum(over_both(b) * da + over_both(a) * db, axis)
+    return [value, *found], [of_product - value * sum(map(divide, dfound, found)), *dfound]
+
+
+def _squared_or_scaled(
+    squared: Callable[..., tuple[list[Array], list[Array]]],
+    scaled: Callable[..., list[Array]],
+    arrays: Sequence[Array],
+) -> list[Array]:
+    """What `squared` makes of the arrays, or `scaled` where the lengths, which it returns too, are extreme.
+
+    To find the largest entry of each vector first takes a CPU as long again. On a GPU that costs less than to wait for
+    a condition.
+    """
+
+    def on_cpu(*arrays: Array) -> list[Array]:
+        found, sizes = squared(*arrays)
+        farthest = jnp.maximum(reduce(jnp.maximum, sizes), 1 / reduce(jnp.minimum, sizes))
+        # With that much room no square that matters has over- or underflowed.
+        safe = jnp.max(farthest, initial=1) < float(np.finfo(farthest.dtype).max) ** 0.3
+        chosen: list[Array] = lax.cond(safe, lambda *arrays: found, scaled, *arrays)
+        return chosen
+
+    kept: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=scaled)
+    return kept
+
+
+def _scaled_length(x: Array, axis: int) -> Array:
+    top = _scale(x, axis)
+    return jnp.squeeze(top * jnp.sqrt(jnp.sum(jnp.square(x / top), axis, keepdims=True)), axis)
+
+
+def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
+    """The sum of each along `axis`, in one pass over all on a CPU.
+
+    XLA makes a vectorised loop of several sums at once that add a few long vectors: the parts of a row, and for one sum
+    its even and its odd parts. One sum of what is not narrow is as fast without.
+    """
+    size, last, by = terms[0].shape[axis], terms[0].ndim - 1, 2 if len(terms) == 1 else 1
+    parts = next((parts for parts in (8, 7, 6, 5, 4) if size % (by * parts) == 0 and size >= 16 * by * parts), 1)
+
+    def one_by_one(*terms: Array) -> list[Array]:
+        return [jnp.sum(x, axis) for x in terms]
+
+    def together(*terms: Array) -> list[Array]:
+        split = [jnp.reshape(x, (*x.shape[:-1], parts, by, size // (by * parts))) for x in terms]
+        found = _added([x[..., i, :] for x in split for i in range(by)], last)
+        sums = [jnp.sum(x, -1) for x in found]
+        return sums if by == 1 else [sums[0] + sums[1]]
+
+    if parts == 1 or axis % terms[0].ndim != last or is_split(terms[0], axis) or (by == 2 and not narrow):
+        return one_by_one(*terms)
+    sums: list[Array] = lax.platform_dependent(*terms, cpu=together, default=one_by_one)
+    return sums
+
+
+def _added(arrays: list[Array], axis: int) -> list[Array]:
+    """The sum of each along `axis`, as one reduction."""
+    zeros = [np.zeros((), x.dtype) for x in arrays]
+    sums: list[Array] = lax.reduce(arrays, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (axis,))
+    return sums
+
+
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
     """Vectors divided by their length, or by `eps` if that is more; one of zeros stays, with a finite derivative."""
-    return x / jnp.maximum(norm(x, 2, axis, keepdims=True), eps)
+    (length,) = lengths(widened, axis, eps, x)
+    return divide(x, jnp.expand_dims(length, axis))
 
 
 @jax.custom_jvp

@@ -74,6 +74,39 @@ def test_vectors_whose_squares_overflow_or_vanish():
         np.testing.assert_allclose(jaxloss.cosine_similarity(x, jnp.array([[1.0, 0.0]])), [0.6], rtol=1e-6)
 
 
+@pytest.mark.without_x64
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("width", [2, 80, 256])  # whose squares are added one by one, in parts, in more parts
+def test_an_extreme_vector_among_others(width, dtype):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(5, width)), dtype) for _ in range(2))
+    size = jnp.asarray([[1.0], [2.0**66], [2.0**-70], [2.0**100], [1.0]], dtype)
+    a, b, other = (np.asarray(v.astype(jnp.float32), np.float64) for v in (x, y, x[::-1]))
+    sizes = np.asarray(size.astype(jnp.float32), np.float64)
+    x, y = x.at[4].set(jnp.nan) * size, y * size
+
+    values, pull = jax.vjp(lambda x, y: jaxloss.pairwise_distance(x, y, eps=0), x, y)
+    apart = (a - b) * sizes
+    lengths = np.linalg.norm(apart, axis=1, keepdims=True)
+    np.testing.assert_allclose(values[:4], lengths[:4, 0], rtol=1e-6)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 2**-8}
+    for grad, sign in zip(pull(jnp.ones(5)), (1, -1), strict=True):
+        np.testing.assert_allclose(grad[:4].astype(jnp.float32), sign * (apart / lengths)[:4], **tolerance)
+
+    far = jaxloss.triplet_margin_loss(x, x, y, eps=0, swap=True, margin=2.0**101, reduction="none")
+    np.testing.assert_allclose(far[:4], np.maximum(2.0**101 - lengths[:4, 0], 0), rtol=1e-6)
+
+    near = jnp.asarray(other, dtype)
+    values, pull = jax.vjp(lambda x: jaxloss.cosine_similarity(x, near, eps=0), x)
+    lengths, others = (np.linalg.norm(v, axis=1, keepdims=True) for v in (a, other))
+    cosine = np.sum(a * other, 1, keepdims=True) / lengths / others
+    np.testing.assert_allclose(values[1:4], cosine[1:4, 0], rtol=1e-4, atol=1e-6)
+    expected = (other / others - cosine * a / lengths) / lengths / sizes
+    got = pull(jnp.ones(5))[0].astype(jnp.float32)
+    np.testing.assert_allclose(got[2] * sizes[2], expected[2] * sizes[2], rtol=0.02, atol=1e-3)
+    np.testing.assert_allclose(got[1] * sizes[1], expected[1] * sizes[1], rtol=0.02, atol=1e-3)
+
+
 def test_cosine_of_a_zero_vector():
     zero, x = jnp.zeros((1, 2)), jnp.array([[1.0, 2.0]])
     value, grads = value_and_grad(lambda a, b: jaxloss.cosine_similarity(a, b)[0], zero, x, argnums=(0, 1))
