@@ -10,13 +10,10 @@ from jax import lax
 
 from . import _check, _labels
 from ._numerics import (
-    again,
     at_least_float32,
-    at_most,
     change,
     log_sum,
     pick,
-    positive_part,
     shift,
     surprise,
     times,

@@ -312,8 +312,9 @@ def _lead_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, An
 
 
 def _share_of_ties(x: Array, right: Array, top: Array, axis: int) -> tuple[Array, Array]:
-    """What each class that is not the right one has in the highest score `top`, which those who tie share, and how
-    many they are. It is a constant to differentiation.
+    """What share each class but the right one has in the highest score `top`, and how many have one: they tie.
+
+    Both are constants to differentiation.
     """
     x, top = lax.stop_gradient((x, top))
     most = np.finfo(top.dtype).max

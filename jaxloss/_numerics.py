@@ -319,8 +319,10 @@ def by_row(axis: int, function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def by_itself(rows: Array) -> Array:
-    """The same numbers, one for each row, as an array. A CPU's pass that adds them up would go on to spread them over
-    the entries of each row, which takes an array of that size; it ends where there is a select.
+    """The same numbers, one for each row, in an array of their own.
+
+    A CPU's pass that adds them up would go on to spread them over the entries of each row, which takes an array of
+    that size; it ends where there is a select.
     """
     return jnp.where(jnp.isnan(rows), jnp.nan, rows)
 

@@ -500,8 +500,10 @@ def _of_classes_jvp(
 
 @partial(jax.jit, static_argnums=2)  # jax_debug_nans sees only what leaves, not the pixels that are not read
 def _shares(x: Array, right: Array, axis: int) -> tuple[Array, Array, Array, Array]:
-    """The softmax of each pixel: e^z of the classes that are not the right one, and by pixel what that is to be
-    multiplied by, the share of the right class, and that of all others.
+    """The softmax of each pixel in parts, z being the logits less their largest.
+
+    e^z of all classes but the right one, and by pixel what that is to be multiplied by, the share of the right class,
+    and that of all others.
     """
     classes = x.shape[axis]
     z, top = shift(x, axis)
