@@ -476,8 +476,9 @@ def _of_classes(x: Array, right: Array, axis: int, over: tuple[int, ...]) -> tup
     A pixel without a right answer, -1, makes them NaN; one that is not read, C, adds nothing.
     """
     others, scale, own, rest = _shares(x, right, axis)
+    (once_more,) = again(right)
     hit = _at_class(own, _away(right, others, axis), over)
-    missed = _at_class(rest, _away(*again(right), others, axis), over)
+    missed = _at_class(rest, _away(once_more, others, axis), over)
     return hit, jnp.sum(others * scale, over), missed
 
 
