@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, one_hot, pick, positive_part, upcast
+from ._numerics import again, at_least_float32, one_hot, pick, positive_part, upcast
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -255,14 +255,14 @@ def multiclass_perceptron_loss(
         Collins (2002), "Discriminative Training Methods for Hidden Markov Models: Theory and Experiments with
         Perceptron Algorithms".
     """
-    return _multiclass("multiclass_perceptron_loss", input, target, 0.0, 1, axis, where, reduction)
+    return _multiclass("multiclass_perceptron_loss", input, target, None, 1, axis, where, reduction)
 
 
 def _multiclass(
     name: str,
     input: ArrayLike,
     target: ArrayLike,
-    margin: Number,
+    margin: Number | None,
     p: int,
     axis: int | None,
     where: ArrayLike | None,
@@ -271,30 +271,57 @@ def _multiclass(
     x = _check.floating(name, "input", input)
     axis = _labels.class_axis(name, axis, x)
     index, keep = _labels.rows(name, target, x, axis, where)
-    margin = _check.number(name, "margin", margin, at_least_float32(x.dtype))
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
-    x = upcast(_check.masked(x, counted))
-    excess = positive_part(margin - jnp.squeeze(pick(x, right, axis), axis) + _best_other(x, right, axis))
-    return reduce(name, _labels.spoiled(jnp.ones(excess.shape, x.dtype), index) * _power(excess, p), reduction, keep)
+    x = _check.masked(x, counted)
+    if margin is None:
+        return reduce(name, _lead(x, right, axis), reduction, keep)
+    margin = _check.number(name, "margin", margin, at_least_float32(x.dtype))
+    own = upcast(jnp.squeeze(pick(x, right, axis), axis))
+    excess = positive_part(margin - own + _best_other(x, right, axis))
+    return reduce(name, _labels.spoiled(jnp.ones_like(excess), index) * _power(excess, p), reduction, keep)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _best_other(x: Array, right: Array, axis: int) -> Array:
-    """The highest score of another class, or the lowest number if there is none."""
-    if x.shape[axis] > 2**24:  # what float32 can count
-        return _best_compared(x, right, axis)
-    # Without a comparison, as in `sum_without`: 1 at the right class makes a bound below all scores, 0 elsewhere none.
-    place = lax.broadcasted_iota(x.dtype, x.shape, axis)
-    own = jnp.maximum(1 - jnp.abs(place - right.astype(x.dtype)), 0)
-    return jnp.max(jnp.minimum(x, 1 / own - own * np.finfo(x.dtype).max), axis)
+    """The highest score of another class, or -inf if there is none."""
+    return upcast(jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis))
 
 
 @_best_other.defjvp
 def _best_other_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    (x, right), (dx, _) = primals, tangents
-    value, change = jax.jvp(lambda x: _best_compared(x, right, axis), (x,), (dx,))
-    return value, change
+    best = _best_other(*primals, axis)
+    share, _ = _share_of_ties(*primals, jnp.expand_dims(best, axis), axis)
+    return best, jnp.sum(share * tangents[0], axis)
 
 
-def _best_compared(x: Array, right: Array, axis: int) -> Array:
-    return jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _lead(x: Array, right: Array, axis: int) -> Array:
+    """How far the highest score is above that of the right class, NaN without one."""
+    own, top = upcast(jnp.squeeze(pick(x, right, axis), axis)), upcast(jnp.max(x, axis))
+    return _labels.spoiled(jnp.where(own == top, 0, top - own), jnp.squeeze(right, axis))
+
+
+@_lead.defjvp
+def _lead_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    # The right class has a slope where another is above it or ties with it.
+    (x, right), lead = primals, _lead(*primals, axis)
+    share, others = _share_of_ties(x, right, upcast(jnp.max(lax.stop_gradient(x), axis, keepdims=True)), axis)
+    behind = (jnp.expand_dims(lead, axis) > 0) | (others > 0)
+    slope = jnp.where(one_hot(right, x, axis), -behind.astype(share.dtype), _labels.spoiled(share, right))
+    return lead, jnp.sum(slope * tangents[0], axis)
+
+
+def _share_of_ties(x: Array, right: Array, top: Array, axis: int) -> tuple[Array, Array]:
+    """What share each class but the right one has in the highest score `top`, and how many have one: they tie.
+
+    Both are constants to differentiation.
+    """
+    x, top = lax.stop_gradient((x, top))
+    most = np.finfo(top.dtype).max
+    top = jnp.clip(top, -most, most)
+    # 1 for a score that is equal, 0 for another, without a comparison
+    ties = jnp.sum(jnp.maximum(1 - jnp.abs(upcast(x) - top) * most, -0.0), axis, keepdims=True)
+    others = ties - (pick(x, right, axis) == top)
+    share = jnp.where(others > 1, 1 / others, 1)
+    (top,) = again(top)
+    return jnp.where((x >= top) & ~one_hot(right, x, axis), share, 0), others

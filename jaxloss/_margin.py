@@ -1,14 +1,16 @@
 """Losses that ask for a margin: hinge_embedding, margin_ranking, multi_margin, multilabel_margin and the soft ones."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, one_hot, pick, positive_part, softplus, softplus_mix, times, upcast
+from ._numerics import at_least_float32, by_itself, one_hot, pick, positive_part, softplus, softplus_mix, times, upcast
 from ._reduce import reduce, sum_in_loop
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -261,10 +263,37 @@ def multi_margin_loss(
 
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
     x = upcast(_check.masked(x, counted))
-    excess = margin - pick(x, right, axis) + x
-    violated = (excess > 0) & ~one_hot(right, x, axis)
-    loss = jnp.mean(jnp.where(violated, excess if p == 1 else excess * excess, 0), axis)
+    excess = jnp.squeeze(_excess_of_others(x, margin - pick(x, right, axis), right, axis, p), axis)
+    loss = excess / x.shape[axis]
     return reduce(name, _labels.spoiled(_labels.of_target(w, index, x.dtype), index) * loss, reduction, keep)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _excess_of_others(x: Array, gap: Array, right: Array, axis: int, p: int) -> Array:
+    """Σ max(0, x + gap)^p over all classes but the right one, `axis` kept, with derivative 0 where the gap is met."""
+    excess = _excess(x, gap, right, axis)
+    return jnp.sum(excess if p == 1 else excess * excess, axis, keepdims=True)
+
+
+def _excess(x: Array, gap: Array, right: Array, axis: int) -> Array:
+    return jnp.where((x + gap > 0) & ~one_hot(right, x, axis), x + gap, 0)
+
+
+@_excess_of_others.defjvp
+def _excess_of_others_jvp(
+    axis: int, p: int, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Any]
+) -> tuple[Array, Array]:
+    # Every class that is too high pushes against the gap, which all of them share.
+    (dx, dgap, _), excess = tangents, _excess(*primals, axis)
+    if p == 1:
+        slope = (excess > 0).astype(excess.dtype)
+        # The same without a comparison.
+        push = jnp.sum(jnp.minimum(excess * np.finfo(excess.dtype).max, 1), axis, keepdims=True)
+        push = lax.stop_gradient(push)
+    else:
+        slope, push = 2 * excess, 2 * jnp.sum(excess, axis, keepdims=True)
+    push = by_itself(push)
+    return _excess_of_others(*primals, axis, p), jnp.sum(slope * dx, axis, keepdims=True) + push * dgap
 
 
 def multilabel_margin_loss(

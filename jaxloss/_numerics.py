@@ -532,6 +532,15 @@ def by_row(axis: int, function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda *rows: jnp.expand_dims(function(*(jnp.squeeze(a, axis) for a in rows)), axis)
 
 
+def by_itself(rows: Array) -> Array:
+    """The same numbers, one for each row, in an array of their own.
+
+    A CPU's pass that adds them up would go on to spread them over the entries of each row, which takes an array of
+    that size; it ends where there is a select.
+    """
+    return jnp.where(jnp.isnan(rows), jnp.nan, rows)
+
+
 def log_sum(z: Array, axis: int) -> Array:
     """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
     return by_row(axis, log1p)(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)

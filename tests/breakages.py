@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 BREAKAGES = [
     ("_numerics.py", "bound = jnp.minimum(jnp.abs(a) * most, most) * most", "bound = most", "times or inf or bce"),
     ("_numerics.py", "isinstance(tangent, SymbolicZero)", "False", "bce or inf"),
-    ("_hinge.py", "1 / own - own * np.finfo(x.dtype).max", "1 / own", "multiclass_hinge or perceptron"),
+    ("_hinge.py", "jnp.where(others > 1, 1 / others, 1)", "1.0", "scores_tie"),
     ("_focal.py", "gamma * divide((1 - 2 * t) * yes * no, wrong) * held", "0 * x", "focal"),
     ("_focal.py", "np.finfo(dtype).tiny ** 0.5", "np.finfo(dtype).tiny", "focal"),
     ("_errors.py", "jnp.where(d > 0, q, jnp.where(d < 0, q - 1, 0))", "jnp.where(d > 0, q, q - 1)", "quantile"),
@@ -146,7 +146,7 @@ BREAKAGES = [
     ("_embedding.py", "jnp.where(y == -1, positive_part", "jnp.where(y != 1, positive_part", "none or cosine_emb"),
     ("_embedding.py", "((p, 1), (n, 2))", "((p, 0), (n, 0))", "triplet"),
     ("_margin.py", "jnp.where(y == -1, apart, apart + x)", "jnp.where(y == -1, apart, 0)", "none"),
-    ("_margin.py", "excess if p == 1 else excess * excess, 0)", "excess, 0)", "multi_margin"),
+    ("_margin.py", "excess if p == 1 else excess * excess, axis", "excess, axis", "multi_margin"),
     ("_margin.py", "other = ~named & (index != -1)", "other = index != -1", "multilabel"),
     ("_margin.py", "slope + pairs - hit *", "slope + pairs - 0 * hit *", "multilabel"),
     ("_margin.py", "listed = jnp.cumprod(labels != -1, axis=-1).astype(bool)", "listed = labels != -1", "multilabel"),
@@ -161,8 +161,14 @@ BREAKAGES = [
     ("_focal.py", "(t * a + (1 - t) * (1 - a)) * loss", "a * loss", "focal"),
     (
         "_segmentation.py",
-        "return _check.masked(p, keep), t, keep, axis",
-        "return p, t, keep, axis",
+        "p = _check.masked(p, keep)",
+        "",
+        "masked or ignored",
+    ),
+    (
+        "_segmentation.py",
+        "one_hot(right, x, axis) | (right == classes)",
+        "one_hot(right, x, axis)",
         "masked or ignored",
     ),
     ("_segmentation.py", "low=0) / 2", "low=0)", "dice"),
@@ -176,9 +182,15 @@ BREAKAGES = [
     ("_errors.py", "jnp.maximum(absolute(t), eps)", "absolute(t)", "percentage_of"),
     (
         "_hinge.py",
-        "return jnp.max(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)",
-        "return jnp.max(jnp.where(one_hot(right, x, axis), 0, x), axis)",
+        "jnp.where(one_hot(right, x, axis), -jnp.inf, x)",
+        "jnp.where(one_hot(right, x, axis), 0, x)",
         "multiclass_hinge",
+    ),
+    (
+        "_hinge.py",
+        "others = ties - (pick(x, right, axis) == top)",
+        "others = ties",
+        "scores_tie",
     ),
     (
         "_hinge.py",
@@ -200,7 +212,8 @@ BREAKAGES = [
     ),
     ("_lattice.py", "p.exponent[:1, ..., :1, :].sum(0)", "p.exponent[0, ..., :1, :]", "no_frames_and"),
     ("_classes.py", "return z >= least", "return z > least", "value_for and sparsemax"),
-    ("_classes.py", "_sparse_plus(x)) - t * (1 - t)", "_sparse_plus(x))", "value_for and binary_sparsemax"),
+    ("_classes.py", "d * (d + x - h)", "d * d", "value_for and binary_sparsemax"),
+    ("_classes.py", "jnp.where(d == 0, 0, d * (d + x - h))", "d * (d + x - h)", "binary_loss"),
     ("_divergence.py", "temperature * temperature * apart", "temperature * apart", "value_for and distillation"),
     (
         "_divergence.py",
