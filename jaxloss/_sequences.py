@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from . import _check, _labels
 from ._numerics import upcast
@@ -152,23 +151,14 @@ def emissions(
     A frame behind the end is one of a certain blank, which changes no mass.
     """
     there = live(len(scores), frames)
-    log_labels = upcast(_of_labels(scores, labels))
+    # Sample by sample, so that those on different devices stay apart, and frame by frame, or a CPU would take all frames
+    # of a label in turn, from one end of the memory to the other.
+    index = jnp.broadcast_to(labels, (len(scores), *labels.shape))
+    log_labels = upcast(jnp.take_along_axis(scores, index, 2, mode="promise_in_bounds")).swapaxes(1, 2)
     log_blank = upcast(scores[..., blank])
     for summand in log_total or ():
         log_blank, log_labels = log_blank - summand, log_labels - summand[:, None]
     return jnp.where(there, log_blank, 0), jnp.where(there[:, None], log_labels, -jnp.inf)
-
-
-def _of_labels(scores: Array, labels: Array) -> Array:
-    """Scores of the labels of each sample, (T, S, N): by sample, so that those on different devices stay apart."""
-    numbers = lax.GatherDimensionNumbers(
-        offset_dims=(0,),
-        collapsed_slice_dims=(2,),
-        start_index_map=(2,),
-        operand_batching_dims=(1,),
-        start_indices_batching_dims=(1,),
-    )
-    return lax.gather(scores, labels.T[..., None], numbers, (scores.shape[0], 1, 1), mode="promise_in_bounds")
 
 
 def may_skip(labels: Array) -> Array:
