@@ -53,9 +53,9 @@ def ctc_loss(
         blank: The class of the blank. It may be any class.
         zero_infinity: Whether a target that cannot be aligned costs 0 instead of inf. Its gradient is 0 either way.
         batch_first: Whether the batch is the first axis of `log_probs`, (N, T, C), instead of the second.
-        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic: one loop over time
-            carries both directions, and what is kept for the backward pass is the gradient alone. "auto" takes a
-            kernel on CUDA where one applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic and formed beside
+            the loss; what is kept for the backward pass is the gradient alone. "auto" takes a kernel on CUDA where one
+            applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
             operations, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
         where: Boolean mask of the samples, (N) or broadcastable to it. Nothing of a masked sample is read.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight. As in
@@ -128,9 +128,9 @@ def ctc_loss_with_logits(
         blank: The class of the blank. It may be any class.
         zero_infinity: Whether a target that cannot be aligned costs 0 instead of inf. Its gradient is 0 either way.
         batch_first: Whether the batch is the first axis of `logits`, (N, T, C), instead of the second.
-        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic: one loop over time
-            carries both directions, and what is kept for the backward pass is the gradient alone. "auto" takes a
-            kernel on CUDA where one applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic and formed beside
+            the loss; what is kept for the backward pass is the gradient alone. "auto" takes a kernel on CUDA where one
+            applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
             operations, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
         where: Boolean mask of the samples, (N) or broadcastable to it. Nothing of a masked sample is read.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight. As in
@@ -291,9 +291,7 @@ def _by_platform_jvp(kernel: str, primals: tuple[Any, ...], tangents: tuple[Any,
     return jax.jvp(_lattice.shares, primals, tangents)
 
 
-def _by_kernel(
-    log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, interpret: bool = False
-) -> Shares:
+def _by_kernel(log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, interpret: bool = False) -> Shares:
     ways = _kernel.both_ways(log_blank, log_labels, skip, sizes, interpret=interpret)
     return Shares(_lattice.posterior(ways, log_labels), ways.mass)
 

@@ -7,8 +7,8 @@ From one frame to the next a path stays, moves on by one state, or skips the bla
     label s  ← (label s + blank s + [label s may follow label s-1 at once] · label s-1) · p(label s)
 
 Paths begin at blank 0 before the first frame. β is α of the sequence read from its end. Arrays are (T, N) for
-log p(blank), (T, S, N) for log p(label), and (T, slots, N) for the states, always with slots and samples on the last two
-axes.
+log p(blank), (T, S, N) for log p(label), and (T, slots, N) for the states, with slots and samples always on the last
+two axes.
 """
 
 from collections.abc import Callable
@@ -118,8 +118,10 @@ def shares(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Sh
 
 
 def shares_in_turn(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
-    """α in a loop over time, then β in one that keeps only what comes of both: best where a step takes longer to
-    compute than to start."""
+    """α in a loop over time, then β in one that stores nothing but the shares.
+
+    Best on a CPU, where a step takes longer to compute than to start: nothing is put in another order first.
+    """
     p = _wide.exp(log_blank[:, None]), _wide.exp(log_labels)
 
     def ahead(states: States, p: tuple[Wide, Wide]) -> tuple[States, Wide]:
@@ -177,7 +179,7 @@ def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) ->
 
 
 def shares_at_once(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
-    """α and β from one loop, then what comes of them: half as many steps."""
+    """α and β from one loop, of half as many steps, then the shares."""
     ways = both_ways(log_blank, log_labels, skip, sizes)
     return Shares(posterior(ways, log_labels), ways.mass)
 

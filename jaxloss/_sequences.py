@@ -151,8 +151,8 @@ def emissions(
     A frame behind the end is one of a certain blank, which changes no mass.
     """
     there = live(len(scores), frames)
-    # Sample by sample, so that those on different devices stay apart, and frame by frame, or a CPU would take all frames
-    # of a label in turn, from one end of the memory to the other.
+    # Sample by sample, so that those on different devices stay apart; and frame by frame, or a CPU would go through all
+    # frames for one label after the other.
     index = jnp.broadcast_to(labels, (len(scores), *labels.shape))
     log_labels = upcast(jnp.take_along_axis(scores, index, 2, mode="promise_in_bounds")).swapaxes(1, 2)
     log_blank = upcast(scores[..., blank])
