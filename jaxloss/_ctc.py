@@ -210,16 +210,33 @@ def _kernel_refuses(scores: Array, length: int, labels: Array) -> str:
 
 def _losses(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> Array:
     """The loss of each sample, (N,), in plain operations."""
+    log_total = _log_softmax_parts(setting.layout, scores, frames) if setting.logits else None
     scores = _sequences.arranged(scores, frames, setting.layout)
-    log_total = _log_softmax_parts(scores) if setting.logits else None
     logs = _sequences.emissions(scores, labels, frames, setting.blank, log_total)
     return _loss(_lattice.forward(*logs, _sequences.may_skip(labels), sizes), scores.shape[0])
 
 
-def _log_softmax_parts(scores: Array) -> tuple[Array, Array]:
-    """The maximum of the logits of each frame, (T, N), and the logarithm of what they sum to when less that maximum."""
-    z, top = shift(scores, -1)
-    return top[..., 0], log_sum(z, -1)[..., 0]
+# A mask before these sums would cost a CPU an array of the size of the logits. Frames behind a sample's end may hold
+# anything, but NaN of theirs stays in rows of their own, which are masked inside the jit, so that jax_debug_nans sees
+# none; and the derivative reads what is masked.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(jax.jit, static_argnums=0)
+def _log_softmax_parts(layout: Layout, logits: Array, frames: Array) -> tuple[Array, Array]:
+    """The maximum of each frame, (T, N), and the logarithm of what its logits sum to when less that maximum."""
+    z, top = shift(logits, -1)
+    top, rest = (_sequences.arranged(a, frames, layout)[..., 0] for a in (top, log_sum(z, -1)))
+    return top, rest
+
+
+@_log_softmax_parts.defjvp
+def _log_softmax_parts_jvp(layout: Layout, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """As in `shift`, the maximum is a constant."""
+    (logits, frames), (moved, _) = primals, tangents
+    top, rest = _log_softmax_parts(layout, logits, frames)
+    x, moved = (upcast(_sequences.arranged(a, frames, layout)) for a in (logits, moved))
+    return (top, rest), (jnp.zeros_like(top), jnp.sum(softmax(x - top[..., None], rest[..., None]) * moved, -1))
 
 
 def _loss(mass: Wide, length: int) -> Array:
@@ -241,8 +258,8 @@ def _losses_custom(setting: _Setting, scores: Array, labels: Array, frames: Arra
 
 
 def _losses_fwd(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> tuple[Array, Array]:
+    log_total = _log_softmax_parts(setting.layout, scores, frames) if setting.logits else None
     scores = _sequences.arranged(scores, frames, setting.layout)
-    log_total = _log_softmax_parts(scores) if setting.logits else None
     log_blank, log_labels = _lattice.apart(_sequences.emissions(scores, labels, frames, setting.blank, log_total))
     shares = _shares(setting, scores, labels, log_blank, log_labels, sizes)
     loss = _loss(shares.mass, scores.shape[0])

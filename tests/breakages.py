@@ -293,6 +293,12 @@ BREAKAGES = [
     ("_ctc.py", "frames) & (loss != jnp.inf)", "frames)", "impossible or written_out"),
     ("_ctc.py", "loss = loss / jnp.maximum(batch.sizes, 1)", "loss = loss / batch.sizes", "divide_by_the_targets"),
     ("_ctc.py", "1 - shares.labels.sum(1)", "1 - shares.labels.max(1)", "written_out"),
+    (
+        "_ctc.py",
+        "frames, layout)) for a in (logits, moved))",
+        "frames + 99, layout)) for a in (logits, moved))",
+        "behind_the_ends",
+    ),
     ("_ctc.py", "lax.scatter_sub(gradient", "lax.scatter(gradient", "many_classes"),
     ("_ctc.py", "constant_values=blank)", "constant_values=1)", "many_classes"),
     ("_lattice.py", "jnp.flip(a, (0, 1))), mass(", "jnp.flip(a, 0)), mass(", "at_once"),

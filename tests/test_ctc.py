@@ -236,6 +236,24 @@ def test_what_stands_behind_the_ends_does_not_exist(logits, implementation):
     assert (np.asarray(clean[1])[behind] == 0).all()
 
 
+def test_what_stands_behind_the_ends_has_no_second_derivatives():
+    x, y, frames, sizes = (a[:2] for a in drawn(shape=(4, 4, 3, 1)))
+    frames = np.array([4, 2])
+    behind = np.arange(4) >= frames[:, None]
+
+    @quick.jit
+    def twice(x):
+        f = partial(
+            jaxloss.ctc_loss_with_logits, targets=y, input_lengths=frames, target_lengths=sizes, batch_first=True
+        )
+        return jax.hessian(f)(x), jax.jacrev(jax.jacrev(f))(x), jax.hessian(partial(f, implementation="autodiff"))(x)
+
+    dirty, clean = twice(jnp.where(behind[..., None], jnp.nan, x)), twice(x)
+    chex.assert_trees_all_equal(dirty, clean)
+    for second in clean:
+        assert (np.asarray(second)[behind] == 0).all()
+
+
 def test_a_class_that_is_impossible_and_not_needed_is_no_problem():
     x, y, frames, sizes = (a[:2] for a in drawn())
     y = np.full_like(y, 1)
