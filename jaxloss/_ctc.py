@@ -11,8 +11,8 @@ from jax import lax
 from . import _check, _lattice, _sequences, _wide
 from ._devices import alone
 from ._kernels import ctc as _kernel
-from ._lattice import Ways
-from ._numerics import at_least_float32, log_sum, shift, softmax
+from ._lattice import Shares
+from ._numerics import again, at_least_float32, log_sum, shift, softmax, upcast
 from ._reduce import reduce
 from ._sequences import Batch, Layout
 from ._types import Array, ArrayLike, KernelImplementation, Reduced, Reduction
@@ -53,9 +53,9 @@ def ctc_loss(
         blank: The class of the blank. It may be any class.
         zero_infinity: Whether a target that cannot be aligned costs 0 instead of inf. Its gradient is 0 either way.
         batch_first: Whether the batch is the first axis of `log_probs`, (N, T, C), instead of the second.
-        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic: one loop over time
-            carries both directions, and what is kept for the backward pass is the gradient alone. "auto" takes a
-            kernel on CUDA where one applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic and formed beside
+            the loss; what is kept for the backward pass is the gradient alone. "auto" takes a kernel on CUDA where one
+            applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
             operations, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
         where: Boolean mask of the samples, (N) or broadcastable to it. Nothing of a masked sample is read.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight. As in
@@ -128,9 +128,9 @@ def ctc_loss_with_logits(
         blank: The class of the blank. It may be any class.
         zero_infinity: Whether a target that cannot be aligned costs 0 instead of inf. Its gradient is 0 either way.
         batch_first: Whether the batch is the first axis of `logits`, (N, T, C), instead of the second.
-        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic: one loop over time
-            carries both directions, and what is kept for the backward pass is the gradient alone. "auto" takes a
-            kernel on CUDA where one applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
+        implementation: "auto" and "xla" carry a `jax.custom_vjp` whose gradient is analytic and formed beside
+            the loss; what is kept for the backward pass is the gradient alone. "auto" takes a kernel on CUDA where one
+            applies, "pallas" insists on it. "autodiff" is the same arithmetic in plain
             operations, for `jax.jvp`, `jax.jacfwd` and `jax.linearize`, which a custom_vjp refuses.
         where: Boolean mask of the samples, (N) or broadcastable to it. Nothing of a masked sample is read.
         reduction: "mean", "sum", "none", or "sum_and_weight" for the pair (sum, weight) with mean = sum / weight. As in
@@ -210,16 +210,33 @@ def _kernel_refuses(scores: Array, length: int, labels: Array) -> str:
 
 def _losses(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> Array:
     """The loss of each sample, (N,), in plain operations."""
+    log_total = _log_softmax_parts(setting.layout, scores, frames) if setting.logits else None
     scores = _sequences.arranged(scores, frames, setting.layout)
-    log_total = _log_softmax_parts(scores)[1] if setting.logits else None
     logs = _sequences.emissions(scores, labels, frames, setting.blank, log_total)
     return _loss(_lattice.forward(*logs, _sequences.may_skip(labels), sizes), scores.shape[0])
 
 
-def _log_softmax_parts(scores: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Logits less their maximum, (T, N, C); and, (T, N), that maximum and the logarithm of what the rest sums to."""
-    z, top = shift(scores, -1)
-    return z, (top[..., 0], log_sum(z, -1)[..., 0])
+# A mask before these sums would cost a CPU an array of the size of the logits. Frames behind a sample's end may hold
+# anything, but NaN of theirs stays in rows of their own, which are masked inside the jit, so that jax_debug_nans sees
+# none; and the derivative reads what is masked.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(jax.jit, static_argnums=0)
+def _log_softmax_parts(layout: Layout, logits: Array, frames: Array) -> tuple[Array, Array]:
+    """The maximum of each frame, (T, N), and the logarithm of what its logits sum to when less that maximum."""
+    z, top = shift(logits, -1)
+    top, rest = (_sequences.arranged(a, frames, layout)[..., 0] for a in (top, log_sum(z, -1)))
+    return top, rest
+
+
+@_log_softmax_parts.defjvp
+def _log_softmax_parts_jvp(layout: Layout, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """As in `shift`, the maximum is a constant."""
+    (logits, frames), (moved, _) = primals, tangents
+    top, rest = _log_softmax_parts(layout, logits, frames)
+    x, moved = (upcast(_sequences.arranged(a, frames, layout)) for a in (logits, moved))
+    return (top, rest), (jnp.zeros_like(top), jnp.sum(softmax(x - top[..., None], rest[..., None]) * moved, -1))
 
 
 def _loss(mass: Wide, length: int) -> Array:
@@ -241,16 +258,19 @@ def _losses_custom(setting: _Setting, scores: Array, labels: Array, frames: Arra
 
 
 def _losses_fwd(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> tuple[Array, Array]:
+    log_total = _log_softmax_parts(setting.layout, scores, frames) if setting.logits else None
     scores = _sequences.arranged(scores, frames, setting.layout)
-    z, log_total = _log_softmax_parts(scores) if setting.logits else (None, None)
     log_blank, log_labels = _lattice.apart(_sequences.emissions(scores, labels, frames, setting.blank, log_total))
-    ways = _both_ways(setting, scores, labels, log_blank, log_labels, sizes)
-    loss = _loss(ways.mass, scores.shape[0])
-    gradient = -_by_class(setting.blank, _lattice.posterior(ways, log_labels), labels, scores.shape[2])
-    if z is not None and log_total is not None:
-        gradient += softmax(z, log_total[1][..., None])
+    shares = _shares(setting, scores, labels, log_blank, log_labels, sizes)
+    loss = _loss(shares.mass, scores.shape[0])
     counts = _sequences.live(scores.shape[0], frames) & (loss != jnp.inf)
-    gradient = _check.masked(gradient, counts[..., None]).astype(scores.dtype)
+    gradient = jnp.zeros_like(scores, loss.dtype)
+    if log_total is not None:
+        x, top, log_rest = again(scores, *log_total)
+        gradient = softmax(upcast(x) - top[..., None], log_rest[..., None])
+        gradient = _check.masked(gradient, counts[..., None])
+    at_blank = _check.masked(1 - shares.labels.sum(1), counts)
+    gradient = _less_the_posterior(gradient, setting.blank, at_blank, labels, shares.labels).astype(scores.dtype)
     return loss, _sequences.placed(gradient, setting.layout)
 
 
@@ -262,9 +282,9 @@ def _losses_bwd(setting: _Setting, gradient: Array, g: Array) -> tuple[Array, No
 _losses_custom.defvjp(_losses_fwd, _losses_bwd)
 
 
-def _both_ways(
+def _shares(
     setting: _Setting, scores: Array, labels: Array, log_blank: Array, log_labels: Array, sizes: Array
-) -> Ways:
+) -> Shares:
     kernel = setting.implementation
     if kernel == "auto" and (not alone() or _kernel_refuses(scores, scores.shape[0], labels)):
         kernel = "xla"
@@ -272,34 +292,41 @@ def _both_ways(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _by_platform(kernel: str, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Ways:
+def _by_platform(kernel: str, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
     """In XLA, or by the kernel on CUDA; "pallas" nowhere but there and, interpreted, on a CPU."""
-    ways: dict[str, Any] = {"cpu": partial(_lattice.both_ways, long_rows=alone()), "default": _lattice.both_ways}
-    if kernel != "xla":
-        ways["cuda"] = _kernel.both_ways
-    if kernel == "pallas":
-        ways = {"cpu": partial(_kernel.both_ways, interpret=True), "cuda": _kernel.both_ways}
-    found: Ways = lax.platform_dependent(log_blank, log_labels, skip, sizes, **ways)
+    arrays = log_blank, log_labels, skip, sizes
+    if kernel == "xla":
+        return _lattice.shares(*arrays)
+    others: Any = {"default": _lattice.shares} if kernel == "auto" else {"cpu": partial(_by_kernel, interpret=True)}
+    found: Shares = lax.platform_dependent(*arrays, cuda=_by_kernel, **others)
     return found
 
 
 @_by_platform.defjvp
 def _by_platform_jvp(kernel: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     """Second derivatives are those of the same arithmetic in XLA."""
-    return jax.jvp(_lattice.both_ways, primals, tangents)
+    return jax.jvp(_lattice.shares, primals, tangents)
 
 
-def _by_class(blank: int, at_labels: Array, labels: Array, classes: int) -> Array:
-    """The posterior of each class at each frame, (T, N, C), from that of each label; equal labels are added up."""
-    length, _, count = at_labels.shape
-    at_blank = 1 - at_labels.sum(1)
+def _by_kernel(log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, interpret: bool = False) -> Shares:
+    ways = _kernel.both_ways(log_blank, log_labels, skip, sizes, interpret=interpret)
+    return Shares(_lattice.posterior(ways, log_labels), ways.mass)
+
+
+def _less_the_posterior(gradient: Array, blank: int, at_blank: Array, labels: Array, at_labels: Array) -> Array:
+    """`gradient` less the posterior of each class at each frame, (T, N, C); equal labels are added up."""
+    classes = gradient.shape[2]
     if classes <= FEW_CLASSES:
         hot = jax.nn.one_hot(labels, classes, dtype=at_labels.dtype)
         posterior = jnp.einsum("tsn,nsc->tnc", at_labels, hot, precision="highest")
-        return posterior + jnp.where(jnp.arange(classes) == blank, at_blank[..., None], 0)
-    posterior = jnp.zeros((length, count, classes), at_labels.dtype).at[..., blank].set(at_blank)
-
-    def of_sample(at_classes: Array, classes: Array, at_labels: Array) -> Array:
-        return at_classes.at[:, classes].add(at_labels)
-
-    return jax.vmap(of_sample, (1, 0, 2), 1)(posterior, labels, at_labels)
+        return gradient - (posterior + jnp.where(jnp.arange(classes) == blank, at_blank[..., None], 0))
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=(0,),
+        inserted_window_dims=(2,),
+        scatter_dims_to_operand_dims=(2,),
+        operand_batching_dims=(1,),
+        scatter_indices_batching_dims=(1,),
+    )
+    states = jnp.pad(labels.T, ((0, 1), (0, 0)), constant_values=blank)
+    at_states = jnp.concatenate([at_labels, at_blank[:, None]], 1)
+    return lax.scatter_sub(gradient, states[..., None], at_states, numbers, mode="promise_in_bounds")

@@ -145,9 +145,9 @@ def ctc_posteriors(
     )
     scores = _sequences.arranged(batch.scores, batch.frames, batch.layout)
     logs = _sequences.emissions(scores, batch.labels, batch.frames, batch.blank)
-    ways = _lattice.both_ways(*logs, _sequences.may_skip(batch.labels), batch.sizes)
-    at_labels = _lattice.posterior(ways, logs[1]).swapaxes(1, 2)[..., : batch.width]
-    there = _sequences.live(scores.shape[0], batch.frames) & (ways.mass.exponent > _wide.VANISHED)
+    shares = _lattice.shares(*logs, _sequences.may_skip(batch.labels), batch.sizes)
+    at_labels = shares.labels.swapaxes(1, 2)[..., : batch.width]
+    there = _sequences.live(scores.shape[0], batch.frames) & (shares.mass.exponent > _wide.VANISHED)
     at_blank = jnp.where(there, jnp.maximum(1 - at_labels.sum(2), 0), 0)
     unknown = jnp.where(batch.bad, jnp.nan, 0)
     return Posteriors(

@@ -6,9 +6,9 @@ From one frame to the next a path stays, moves on by one state, or skips the bla
     blank s  ← (blank s + label s-1) · p(blank)
     label s  ← (label s + blank s + [label s may follow label s-1 at once] · label s-1) · p(label s)
 
-Paths begin at blank 0 before the first frame. β is α of the sequence read from its end, so that one loop over time
-carries both. Arrays are (T, N) for log p(blank), (T, S, N) for log p(label), and (T, slots, N) for the states, always
-with slots and samples on the last two axes.
+Paths begin at blank 0 before the first frame. β is α of the sequence read from its end. Arrays are (T, N) for
+log p(blank), (T, S, N) for log p(label), and (T, slots, N) for the states, with slots and samples always on the last
+two axes.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,10 @@ apart: Callable[[Any], Any] = lax.optimization_barrier
 
 
 class States(NamedTuple):
-    """Blanks 0..S and labels 0..S-1 on an axis of slots."""
+    """Blanks 0..S and labels 0..S-1, each on an axis of slots behind one that nothing reaches.
+
+    The first label has a predecessor that way; the blanks have it since XLA then forms them, too, as vectors on a CPU.
+    """
 
     blanks: Wide
     labels: Wide
@@ -40,36 +43,110 @@ def start(first: Array, skip: Array, p: tuple[Wide, Wide]) -> States:
     p_blank, p_labels = p
     a_frame = (p.exponent[:1, ..., :1, :].sum(0) for p in (p_blank, p_labels))  # of none where there is none
     first = spread_like(first, *a_frame, skip[..., :1, :])
-    at = jnp.arange(skip.shape[-2] + 1)[:, None] == first
+    at = jnp.arange(-1, skip.shape[-2] + 1)[:, None] == first
     dtype = p_blank.fraction.dtype
     return States(_wide.one_where(at, dtype), _wide.one_where(at[..., 1:, :] & False, dtype))
 
 
-def step(skip: Array, states: States, p: tuple[Wide, Wide]) -> States:
-    """One frame further."""
-    p_blank, p_labels = p
-    blanks, labels = _wide.normalized(states.blanks), _wide.normalized(states.labels)
-    below = [*[(0, 0)] * (skip.ndim - 2), (1, 0), (0, 0)]
-    before = labels.map(lambda a, fill: jnp.pad(a, below, constant_values=fill), (1, _wide.ZERO))
-    at_blanks = _wide.add(blanks, before)
-    skipping = _wide.only_where(skip, before.map(lambda a: a[..., :-1, :]))
-    at_labels = _wide.add(labels, blanks.map(lambda a: a[..., :-1, :]), skipping)
-    return States(_wide.times(at_blanks, p_blank), _wide.times(at_labels, p_labels))
+def arrivals(skip: Array, states: States) -> tuple[Wide, Wide]:
+    """What arrives at the blanks and at the labels one frame further."""
+    blanks, before = unpadded(states.blanks), states.labels
+    skipping = _wide.only_where(skip, but_the_last(before))
+    return _wide.add(blanks, before), _wide.add(unpadded(before), but_the_last(blanks), skipping)
+
+
+def passed(arrived: tuple[Wide, Wide], p: tuple[Wide, Wide]) -> States:
+    """The states of the frame whose probabilities are `p`."""
+    return States(*(padded(_wide.times(a, p)) for a, p in zip(arrived, p, strict=True)))
+
+
+def padded(x: Wide) -> Wide:
+    """The slots behind one that nothing reaches."""
+    widths = [*[(0, 0)] * (x.exponent.ndim - 2), (1, 0), (0, 0)]
+    return x.map(lambda a, fill: jnp.pad(a, widths, constant_values=fill), (1, _wide.ZERO))
+
+
+def unpadded(x: Wide) -> Wide:
+    """All slots but the one that nothing reaches."""
+    return x.map(lambda a: a[..., 1:, :])
+
+
+def but_the_last(x: Wide) -> Wide:
+    """All slots but the last."""
+    return x.map(lambda a: a[..., :-1, :])
+
+
+def from_the_end(x: Wide) -> Wide:
+    """The same slots in the opposite order."""
+    return x.map(lambda a: jnp.flip(a, -2))
+
+
+def skip_from_the_end(skip: Array) -> Array:
+    """`may_skip` of the sequence read from its end.
+
+    Label s may follow label s+1 exactly if the reverse holds; what precedes the first one is nothing.
+    """
+    return jnp.roll(jnp.flip(skip, 0), 1, 0)
 
 
 def forward(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Wide:
     """The mass of all alignments, (N,)."""
     p = _wide.exp(apart(log_blank[:, None])), _wide.exp(apart(log_labels))
     first = start(jnp.zeros_like(sizes)[None], skip, p)
-    last, _ = lax.scan(lambda states, p: (step(skip, states, p), None), first, p)
+    last, _ = lax.scan(lambda states, p: (passed(arrivals(skip, states), p), None), first, p)
     return mass(last, sizes)
 
 
 def mass(last: States, sizes: Array) -> Wide:
     """What has arrived at the last label or at the blank behind it."""
-    blank = last.blanks.map(lambda a: jnp.take_along_axis(a, sizes[None], 0)[0])
-    label = last.labels.map(lambda a: jnp.take_along_axis(a, jnp.maximum(sizes - 1, 0)[None], 0)[0])
-    return _wide.add(_wide.normalized(blank), _wide.only_where(sizes > 0, _wide.normalized(label)))
+    blank = last.blanks.map(lambda a: jnp.take_along_axis(a, sizes[None] + 1, 0)[0])
+    return _wide.add(blank, last.labels.map(lambda a: jnp.take_along_axis(a, sizes[None], 0)[0]))
+
+
+class Shares(NamedTuple):
+    """The share of each label in the mass of all alignments, (T, S, N), and that mass, (N,)."""
+
+    labels: Array
+    mass: Wide
+
+
+def shares(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
+    """The posterior of each label, from α and β."""
+    arrays = log_blank, log_labels, skip, sizes
+    found: Shares = lax.platform_dependent(*arrays, cpu=shares_in_turn, default=shares_at_once)
+    return found
+
+
+def shares_in_turn(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
+    """α in a loop over time, then β in one that stores nothing but the shares.
+
+    Best on a CPU, where a step takes longer to compute than to start: nothing is put in another order first.
+    """
+    p = _wide.exp(log_blank[:, None]), _wide.exp(log_labels)
+
+    def ahead(states: States, p: tuple[Wide, Wide]) -> tuple[States, Wide]:
+        states = passed(arrivals(skip, states), p)
+        return states, states.labels
+
+    last, labels = lax.scan(ahead, start(jnp.zeros_like(sizes)[None], skip, p), p)
+    total = mass(last, sizes)
+    skip_back = skip_from_the_end(skip)
+
+    def behind(states: States, frame: tuple[tuple[Wide, Wide], Wide]) -> tuple[States, Array]:
+        (p_blank, p_labels), labels = frame
+        arrived = arrivals(skip_back, states)
+        share = share_of(total, _wide.times(unpadded(labels), from_the_end(arrived[1])))
+        return passed(arrived, (p_blank, from_the_end(p_labels))), share
+
+    first = start((skip.shape[0] - sizes)[None], skip, p)
+    _, shares = lax.scan(behind, first, (p, labels), reverse=True)
+    return Shares(shares, total)
+
+
+def share_of(total: Wide, x: Wide) -> Array:
+    """x / total, 0 where no path is possible, since every exponent is far below 0 there."""
+    possible = total.exponent > _wide.VANISHED
+    return _wide.as_float(Wide(x.fraction / total.fraction, x.exponent - jnp.where(possible, total.exponent, 0)))
 
 
 class Ways(NamedTuple):
@@ -80,47 +157,38 @@ class Ways(NamedTuple):
     mass: Wide
 
 
-def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, long_rows: bool = False) -> Ways:
-    """α and β from one loop over time.
+def both_ways(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Ways:
+    """α and β from one loop over time, each on its own place of the first axis."""
 
-    With `long_rows` the two lie side by side on the axis of samples, which a CPU is a third faster with; but samples on
-    many devices then have to move. Otherwise they have an axis of their own.
-    """
-    count = sizes.size
+    def both(a: Array, b: Array) -> Array:
+        return jnp.stack([a, b], -3)
 
-    def join(a: Array, b: Array) -> Array:
-        return jnp.concatenate([a, b], -1) if long_rows else jnp.stack([a, b], -3)
-
-    p_blank = _wide.exp(join(log_blank[:, None], jnp.flip(log_blank, 0)[:, None]))
-    log_both = apart(join(log_labels, apart(jnp.flip(log_labels, (0, 1)))))
-    # Read from the end, label s may follow label s+1 exactly if the reverse holds; nothing precedes the first one.
-    skip = join(skip, jnp.roll(jnp.flip(skip, 0), 1, 0))
+    p_blank = _wide.exp(both(log_blank[:, None], jnp.flip(log_blank, 0)[:, None]))
+    log_both = apart(both(log_labels, apart(jnp.flip(log_labels, (0, 1)))))
+    skips = both(skip, skip_from_the_end(skip))
     p = apart((p_blank, _wide.exp(log_both)))
-    first = start(join(jnp.zeros_like(sizes)[None], (skip.shape[-2] - sizes)[None]), skip, p)
+    first = start(both(jnp.zeros_like(sizes)[None], (skip.shape[0] - sizes)[None]), skips, p)
 
     def one_frame(states: States, p: tuple[Wide, Wide]) -> tuple[States, Wide]:
-        states = step(skip, states, p)
+        states = passed(arrivals(skips, states), p)
         return states, states.labels
 
     last, labels = lax.scan(one_frame, first, p)
+    ahead, behind = (unpadded(labels.map(lambda a, way=way: a[:, way])) for way in (0, 1))
+    return Ways(ahead, behind.map(lambda a: jnp.flip(a, (0, 1))), mass(jax.tree.map(lambda a: a[0], last), sizes))
 
-    def way(number: int) -> Callable[[Array], Array]:
-        return lambda a: a[..., number * count :][..., :count] if long_rows else a[..., number, :, :]
 
-    behind = labels.map(way(1)).map(lambda a: jnp.flip(a, (0, 1)))
-    return Ways(labels.map(way(0)), behind, mass(jax.tree.map(way(0), last), sizes))
+def shares_at_once(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
+    """α and β from one loop, of half as many steps, then the shares."""
+    ways = both_ways(log_blank, log_labels, skip, sizes)
+    return Shares(posterior(ways, log_labels), ways.mass)
 
 
 def posterior(ways: Ways, log_labels: Array) -> Array:
     """The share of each label in the mass, (T, S, N): α·β / (p·mass), since α and β both hold the frame's own p."""
     p, (ahead, behind, total) = _wide.exp(log_labels), ways
-    possible = total.exponent > _wide.VANISHED
-    joint = Wide(
-        ahead.fraction * behind.fraction / (p.fraction * total.fraction),
-        ahead.exponent + behind.exponent - p.exponent,
-    )
-    # Where no path is possible every exponent is far below 0.
-    return _wide.scaled(joint, jnp.where(possible, total.exponent, 0))
+    joint = Wide(ahead.fraction * behind.fraction / p.fraction, ahead.exponent + behind.exponent - p.exponent)
+    return share_of(total, joint)
 
 
 def best_path(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Array, Array]:

@@ -151,8 +151,10 @@ def emissions(
     A frame behind the end is one of a certain blank, which changes no mass.
     """
     there = live(len(scores), frames)
-    # Sample by sample, so that those on different devices stay apart.
-    log_labels = upcast(jax.vmap(lambda x, classes: x[:, classes], (1, 0), 2)(scores, labels))
+    # Sample by sample, so that those on different devices stay apart; and frame by frame, or a CPU would go through all
+    # frames for one label after the other.
+    index = jnp.broadcast_to(labels, (len(scores), *labels.shape))
+    log_labels = upcast(jnp.take_along_axis(scores, index, 2, mode="promise_in_bounds")).swapaxes(1, 2)
     log_blank = upcast(scores[..., blank])
     for summand in log_total or ():
         log_blank, log_labels = log_blank - summand, log_labels - summand[:, None]

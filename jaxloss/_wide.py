@@ -67,35 +67,39 @@ def only_where(condition: Array, x: Wide) -> Wide:
 
 
 def times(x: Wide, y: Wide) -> Wide:
-    """x·y, not normalized."""
-    return Wide(x.fraction * y.fraction, x.exponent + y.exponent)
+    """x·y."""
+    return Wide(x.fraction * y.fraction, jnp.maximum(x.exponent + y.exponent, ZERO))
 
 
 def add(*terms: Wide) -> Wide:
-    """The sum of normalized numbers, not normalized."""
-    top = reduce(jnp.maximum, [x.exponent for x in terms])
-    return Wide(reduce(jnp.add, [scaled(x, top) for x in terms]), top)
+    """The sum, its fraction at least 1 and below twice the number of terms."""
+    _, bias, _ = _layout(terms[0].fraction.dtype)
+    # Multiplied by powers of two, which do not round and have a derivative, rather than cut out of the bits.
+    top = reduce(jnp.maximum, [x.exponent + raised_exponent(x.fraction) for x in terms])
+    bottom = top - 2 * bias
+    scaled = [x.fraction * raised_power(x.exponent - bottom, x.fraction.dtype) for x in terms]
+    return Wide(reduce(jnp.add, scaled), top - bias)
 
 
-def scaled(x: Wide, top: Array) -> Array:
-    """x / 2^top as a float, for a `top` that is at least its exponent."""
-    return x.fraction * power_of_two(x.exponent - top, x.fraction.dtype)
+def as_float(x: Wide) -> Array:
+    """The number, 0 where it is below what a float holds."""
+    _, bias, _ = _layout(x.fraction.dtype)
+    return x.fraction * raised_power(x.exponent + bias, x.fraction.dtype)
 
 
-def normalized(x: Wide) -> Wide:
-    """The same number with its fraction in [1, 2)."""
-    mantissa, bias, integer = _layout(x.fraction.dtype)
-    bits = lax.bitcast_convert_type(lax.stop_gradient(x.fraction), integer)
-    shift = (bits >> mantissa).astype(jnp.int32) - bias
-    # Multiplied rather than cut out of the bits, so that it has a derivative.
-    fraction = x.fraction * power_of_two(-shift, x.fraction.dtype)
-    return Wide(fraction, jnp.maximum(x.exponent + shift, ZERO))
+# A float keeps its exponent raised by a bias. Taken as they are, such exponents need not be lowered and raised again.
 
 
-def power_of_two(k: Array, dtype: Any) -> Array:
-    """2^k put together from its bits, 0 where k is below what `dtype` holds."""
-    mantissa, bias, integer = _layout(dtype)
-    return lax.bitcast_convert_type((jnp.maximum(k, -bias) + bias).astype(integer) << mantissa, dtype)
+def raised_exponent(x: Array) -> Array:
+    """k + bias of a float x in [2^k, 2^(k+1))."""
+    mantissa, _, integer = _layout(x.dtype)
+    return (lax.bitcast_convert_type(lax.stop_gradient(x), integer) >> mantissa).astype(jnp.int32)
+
+
+def raised_power(k: Array, dtype: Any) -> Array:
+    """2^(k - bias) put together from its bits, 0 for a negative k."""
+    mantissa, _, integer = _layout(dtype)
+    return lax.bitcast_convert_type(jnp.maximum(k, 0).astype(integer) << mantissa, dtype)
 
 
 def _layout(dtype: Any) -> tuple[int, int, Any]:

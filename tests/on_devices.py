@@ -87,7 +87,6 @@ def test_a_sharded_batch_under_jit(case, kind):
 
 
 def test_the_lattice_moves_nothing_between_devices():
-    # A CPU takes the form with long rows, which does; an accelerator this one.
     devices = mesh(data=DEVICES)
     shapes = {"log_blank": (4, ROWS), "log_labels": (4, 2, ROWS), "skip": (2, ROWS), "sizes": (ROWS,)}
     dtypes = {"skip": bool, "sizes": jnp.int32}
@@ -98,12 +97,8 @@ def test_the_lattice_moves_nothing_between_devices():
         for name, shape in shapes.items()
     ]
 
-    def losses(*arrays):
-        ways = _lattice.both_ways(*arrays)
-        return _lattice.posterior(ways, arrays[1]), ways.mass
-
-    assert gathered(quick.jit(losses).lower(*arrays).compile()) == []
-    assert gathered(quick.jit(partial(_lattice.both_ways, long_rows=True)).lower(*arrays).compile()) != []
+    for shares in (_lattice.shares_in_turn, _lattice.shares_at_once):  # a CPU's, and an accelerator's
+        assert gathered(quick.jit(shares).lower(*arrays).compile()) == []
 
 
 def uneven(arrays, case):

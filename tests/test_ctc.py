@@ -13,6 +13,7 @@ from jax import export
 from jax.extend import core
 
 import jaxloss
+from jaxloss import _lattice, _sequences, _wide
 
 # name, frames, classes, blank, target
 SMALL = {
@@ -235,6 +236,24 @@ def test_what_stands_behind_the_ends_does_not_exist(logits, implementation):
     assert (np.asarray(clean[1])[behind] == 0).all()
 
 
+def test_what_stands_behind_the_ends_has_no_second_derivatives():
+    x, y, frames, sizes = (a[:2] for a in drawn(shape=(4, 4, 3, 1)))
+    frames = np.array([4, 2])
+    behind = np.arange(4) >= frames[:, None]
+
+    @quick.jit
+    def twice(x):
+        f = partial(
+            jaxloss.ctc_loss_with_logits, targets=y, input_lengths=frames, target_lengths=sizes, batch_first=True
+        )
+        return jax.hessian(f)(x), jax.jacrev(jax.jacrev(f))(x), jax.hessian(partial(f, implementation="autodiff"))(x)
+
+    dirty, clean = twice(jnp.where(behind[..., None], jnp.nan, x)), twice(x)
+    chex.assert_trees_all_equal(dirty, clean)
+    for second in clean:
+        assert (np.asarray(second)[behind] == 0).all()
+
+
 def test_a_class_that_is_impossible_and_not_needed_is_no_problem():
     x, y, frames, sizes = (a[:2] for a in drawn())
     y = np.full_like(y, 1)
@@ -396,6 +415,27 @@ def test_the_custom_rule_is_the_derivative_to_second_order(logits):
     with pytest.raises(TypeError, match="custom_vjp") as refusal:
         jax.jvp(partial(f, implementation="auto"), (scores,), (direction,))
     assert "implementation='autodiff'" in "".join(refusal.value.__notes__)
+
+
+def test_both_directions_at_once_give_what_they_give_in_turn():
+    # The form for accelerators beside that for a CPU, with their derivatives.
+    x, y, frames, sizes = drawn(batch_first=False)
+    logs = _sequences.emissions(jnp.asarray(oracle.log_softmax(x)), jnp.asarray(y), jnp.asarray(frames), 0)
+    skip, sizes = _sequences.may_skip(jnp.asarray(y)), jnp.asarray(sizes)
+
+    def moved(shares):
+        f = partial(shares, skip=skip, sizes=sizes)
+        return quick.jit(lambda *logs: jax.jvp(lambda *logs: as_floats(f(*logs)), logs, logs_moved))(*logs)
+
+    def as_floats(shares):
+        return shares.labels, jnp.where(jnp.arange(len(sizes)) < len(sizes) - 1, _wide.log(shares.mass), 0)
+
+    logs_moved = jax.tree.map(
+        lambda a: jnp.where(jnp.isfinite(a), jnp.sin(jnp.arange(a.size)).reshape(a.shape), 0), logs
+    )
+    at_once, in_turn = moved(_lattice.shares_at_once), moved(_lattice.shares_in_turn)
+    chex.assert_trees_all_close(at_once, in_turn, rtol=1e-12, atol=1e-14)
+    assert (np.asarray(at_once[1][0]) != 0).any()
 
 
 def arrays_of(jaxpr):

@@ -58,7 +58,8 @@ def both_ways(
     ahead = labels.map(lambda a: a[..., :count])
     behind = labels.map(lambda a: jnp.flip(a[..., count:], (0, 1)))
     ends = Wide(end_fraction, end_exponent).map(lambda a: a[:count, : slots + 1].T)
-    return _lattice.Ways(ahead, behind, _lattice.mass(_lattice.States(ends, ahead.map(lambda a: a[-1])), sizes))
+    last = _lattice.States(_lattice.padded(ends), _lattice.padded(ahead.map(lambda a: a[-1])))
+    return _lattice.Ways(ahead, behind, _lattice.mass(last, sizes))
 
 
 def _program(
@@ -100,8 +101,7 @@ def _program(
         ahead = frame(i + 1)
         at_blanks = _wide.add(blanks, before)
         at_labels = _wide.add(labels, blanks, _wide.only_where(may_skip, before))
-        blanks = _wide.normalized(_wide.times(at_blanks, p_blank))
-        labels = _wide.normalized(_wide.times(at_labels, p_labels))
+        blanks, labels = _wide.times(at_blanks, p_blank), _wide.times(at_labels, p_labels)
         plgpu.store(out_fraction.at[i, lane, s], labels.fraction)
         plgpu.store(out_exponent.at[i, lane, s], labels.exponent)
         if not interpret:
