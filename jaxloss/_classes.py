@@ -165,6 +165,12 @@ class Rows(NamedTuple):
     indexed: bool
     keep: Array | None
 
+    @property
+    def counted(self) -> Array:
+        """Which rows count, with the class axis; where the target holds indices."""
+        assert self.keep is not None
+        return jnp.expand_dims(self.keep, self.axis)
+
 
 def _rows(
     name: str, input: ArrayLike, target: ArrayLike, ignore_index: int, axis: int | None, where: ArrayLike | None
@@ -187,7 +193,7 @@ def _expected(cost: Callable[[Array], Array], rows: Rows) -> Array:
     """Σ q cost(-log p): that of the right class, or that of all classes by their probabilities."""
     axis, target = rows.axis, rows.target
     if rows.indexed:
-        return _spoilt(cost(surprise(rows.logits, target, jnp.expand_dims(rows.keep, axis), axis)), rows)
+        return _spoilt(cost(surprise(rows.logits, target, rows.counted, axis)), rows)
     z, _ = shift(rows.logits, axis)
     return jnp.sum(times(target, cost(log_sum(z, axis) - z)), axis)
 
@@ -250,7 +256,7 @@ def sparsemax_loss(
     rows = _rows(name, input, target, ignore_index, axis, where)
     axis, logits = rows.axis, rows.logits
     if rows.indexed:
-        logits = _check.masked(logits, jnp.expand_dims(rows.keep, axis))
+        logits = _check.masked(logits, rows.counted)
     z, _ = shift(logits, axis)
     # The sums run over a set of classes that is constant to differentiation.
     support = _support(lax.stop_gradient(z), axis)

@@ -154,7 +154,7 @@ def _binary(
 ) -> Reduced:
     x, y, keep = _check.pair(name, input, target, where, integer_target=True)
     margin = _check.number(name, "margin", margin, x.dtype)
-    return reduce(name, _power(positive_part(margin - y * x), p), reduction, keep)
+    return reduce(name, _power(positive_part(margin - y * x), p), reduction, keep, in_loop=True)
 
 
 def _power(excess: Array, p: int) -> Array:

@@ -109,7 +109,7 @@ def margin_ranking_loss(
     name = "margin_ranking_loss"
     (x1, x2, y), keep = _check.alike(name, where, integers=("target",), input1=input1, input2=input2, target=target)
     margin = _check.number(name, "margin", margin, x1.dtype)
-    return reduce(name, positive_part(margin - y * (x1 - x2)), reduction, keep)
+    return reduce(name, positive_part(margin - y * (x1 - x2)), reduction, keep, in_loop=True)
 
 
 def soft_margin_loss(
@@ -276,7 +276,7 @@ def _excess_of_others(x: Array, gap: Array, right: Array, axis: int, p: int) -> 
 
 
 def _excess(x: Array, gap: Array, right: Array, axis: int) -> Array:
-    return jnp.where((x + gap > 0) & ~one_hot(right, x, axis), x + gap, 0)
+    return jnp.where((x + gap <= 0) | one_hot(right, x, axis), 0, x + gap)
 
 
 @_excess_of_others.defjvp

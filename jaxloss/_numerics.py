@@ -46,6 +46,10 @@ def widened(*arrays: Array) -> list[Array]:
     return [x.astype(dtype) for x in arrays]
 
 
+# A CPU's fast pass takes the second of two numbers for their minimum or maximum if one is NaN, and XLA puts constants
+# second. Where a NaN has to come through, it stands second, or a select that keeps it takes the place of a bound.
+
+
 def change(value: Array, *terms: tuple[Array | float, Any]) -> Array:
     """Σ slope·tangent for `symbolic_zeros=True`, without what nothing is differentiated by: 0·inf would be NaN."""
     moved = [slope * tangent for slope, tangent in terms if not isinstance(tangent, SymbolicZero)]
@@ -77,7 +81,8 @@ def narrow(x: Array, dtype: jnp.dtype) -> Array:
     """
     if dtype != jnp.bfloat16 or x.dtype != jnp.float32:
         return x.astype(dtype)
-    return lax.platform_dependent(x, cpu=_to_bfloat16, default=lambda x: x.astype(jnp.bfloat16))
+    rounded: Array = lax.platform_dependent(x, cpu=_to_bfloat16, default=lambda x: x.astype(jnp.bfloat16))
+    return rounded
 
 
 def _to_bfloat16(x: Array) -> Array:
@@ -125,7 +130,7 @@ def softcap(x: Array, cap: Array) -> Array:
 @jax.custom_jvp
 def positive_part(x: Array) -> Array:
     """max(x, 0) with derivative 1 at 0, as torch's clamp has it (JAX: 1/2)."""
-    return jnp.abs(jnp.maximum(x, -0.0))  # -0.0 is no zero that XLA would share with a derivative, as in `again`
+    return jnp.where(x < 0, 0, x)
 
 
 @positive_part.defjvp
@@ -144,7 +149,7 @@ def times(a: Array, b: Array) -> Array:
     # b is held in [-bound, bound], which is 0 for a = 0 and infinite otherwise.
     most = np.finfo(jnp.result_type(a, b)).max
     bound = jnp.minimum(jnp.abs(a) * most, most) * most
-    return a * jnp.maximum(jnp.minimum(b, bound), -bound)
+    return a * jnp.maximum(-bound, jnp.minimum(bound, b))
 
 
 @partial(times.defjvp, symbolic_zeros=True)
@@ -582,7 +587,7 @@ def sum_without(z: Array, index: Array, axis: int) -> Array:
         return jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
     # The distance to the class is 0 there, and no less than any exp(z) elsewhere.
     place = lax.broadcasted_iota(z.dtype, z.shape, axis)
-    return jnp.sum(jnp.minimum(jnp.exp(z), jnp.abs(place - index.astype(z.dtype))), axis, keepdims=True)
+    return jnp.sum(jnp.minimum(jnp.abs(place - index.astype(z.dtype)), jnp.exp(z)), axis, keepdims=True)
 
 
 @sum_without.defjvp

@@ -59,7 +59,7 @@ BREAKAGES = [
     ("_regression.py", "(positive_part(absolute(d) - delta), ddelta)", "(absolute(d) - delta, ddelta)", "huber"),
     (
         "_regression.py",
-        "reduce(name, times(w, loss), reduction, keep, share=w)",
+        "reduce(name, times(w, loss), reduction, keep, share=w, in_loop=True)",
         "reduce(name, times(w, loss), reduction, keep)",
         "mse",
     ),
@@ -118,7 +118,7 @@ BREAKAGES = [
         "l1 or absolute",
     ),
     ("_numerics.py", "z - jnp.where(log_total == -jnp.inf, 0, log_total)", "z - log_total", "minus_inf or infinities"),
-    ("_numerics.py", "g - p * jnp.sum(g, axis, keepdims=True)", "g - p * jnp.mean(g, axis, keepdims=True)", "softmax"),
+    ("_numerics.py", "* jnp.sum(g, axis, keepdims=True), kept", "* jnp.mean(g, axis, keepdims=True), kept", "softmax"),
     ("_numerics.py", "hit = one_hot(index, x, axis) | (index < 0)", "hit = one_hot(index, x, axis)", "range"),
     ("_numerics.py", "top = at_most(jnp.maximum(top, -most), most)", "top = top + 0", "inf"),
     ("_numerics.py", "down = jnp.where(positive, e, 1) / (1 + e)", "down = 1 - up", "bce or confident"),
@@ -225,7 +225,7 @@ BREAKAGES = [
     ("_divergence.py", "isinf(x), 0, x) - nothing", "isinf(x), 0, x)", "nobody_has"),
     (
         "_divergence.py",
-        "x, z = (_check.masked(a, jnp.expand_dims(keep, axis)) for a in (x, z))",
+        "x, z = (_check.masked(a, counted) for a in (x, z))",
         "pass",
         "ignored_rows_may",
     ),
