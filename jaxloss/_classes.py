@@ -277,7 +277,7 @@ def _support(z: Array, axis: int) -> Array:
     rank = _labels.along(axis, z, jnp.arange(1, z.shape[axis] + 1))
     above = 1 + rank * down > jnp.cumsum(down, axis)  # in the largest `rank` classes only if it holds
     least = jnp.min(jnp.where(above, down, jnp.inf), axis, keepdims=True)
-    return z >= least
+    return ~(z < least)  # NaN among them
 
 
 def binary_sparsemax_loss(

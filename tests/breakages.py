@@ -211,7 +211,7 @@ BREAKAGES = [
         "test_multitask and skipped_task_has",
     ),
     ("_lattice.py", "p.exponent[:1, ..., :1, :].sum(0)", "p.exponent[0, ..., :1, :]", "no_frames_and"),
-    ("_classes.py", "return z >= least", "return z > least", "value_for and sparsemax"),
+    ("_classes.py", "return ~(z < least)", "return z > least", "value_for and sparsemax"),
     ("_classes.py", "d * (d + x - h)", "d * d", "value_for and binary_sparsemax"),
     ("_classes.py", "jnp.where(d == 0, 0, d * (d + x - h))", "d * (d + x - h)", "binary_loss"),
     ("_divergence.py", "temperature * temperature * apart", "temperature * apart", "value_for and distillation"),

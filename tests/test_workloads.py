@@ -42,6 +42,28 @@ def test_ours_is_the_plain_formula_and_what_optax_has(workload):
         np.testing.assert_allclose(other, ours, rtol=2e-5, err_msg=name)
 
 
+NOT_READ = {  # as their docstrings say
+    ("nll_loss", "input"),
+    ("hinge_embedding_loss", "target"),
+    ("cosine_embedding_loss", "target"),
+}
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("workload", [w for w in WORKLOADS if not w.loss.startswith(("ctc", "linear"))], ids=str)
+def test_a_nan_that_counts_reaches_the_value(workload):
+    # In arrays large enough for the fast pass of a CPU, whose minima and maxima take a number for a NaN beside it.
+    shape = {2: (64, 128), 3: (64, 32, 128), 4: (8, 16, 32, 32)}[len(workload.sizes["small"])]
+    arrays = workload.draw(np.random.default_rng(0), (512, 4) if "box" in workload.name else shape)
+    value = jax.jit(workload.ours)
+    for name, a in arrays.items():
+        if not np.issubdtype(a.dtype, np.floating) or (workload.loss, name) in NOT_READ:
+            continue
+        spoilt = a.copy()
+        spoilt[tuple(n // 3 for n in a.shape)] = np.nan
+        assert np.isnan(value(*{**arrays, name: spoilt}.values())), name
+
+
 @pytest.mark.without_x64
 @pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.moving], ids=str)
 def test_value_and_gradient_lower_for_every_platform_at_their_real_size(workload):
