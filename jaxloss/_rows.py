@@ -118,15 +118,18 @@ def losses(
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
     sums = _read(classes, implementation, not statistics, x, terms)
-    loss = _costs(classes, x, sums, terms)
+    loss = _costs(classes, implementation == "autodiff", x, sums, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
 
 
-@partial(jax.jit, static_argnums=0)  # jax_debug_nans sees only what leaves, not the rows that do not count
-def _costs(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Array:
-    """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
-    unmasked = terms if terms.cap is not None else terms._replace(keep=None)
+@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the rows that do not count
+def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
+    """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU.
+
+    Only autodiff would carry NaN back through it.
+    """
+    unmasked = terms if autodiff or terms.cap is not None else terms._replace(keep=None)
     sums = lax.optimization_barrier(sums)  # or a CPU would spread out to all classes what it has selected for rows
     z, own = _shifted(classes, reread(x), sums, unmasked)
     return _check.masked(_cost(classes, z, own, sums, unmasked), terms.keep)
