@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import again, at_least_float32, one_hot, pick, positive_part, upcast
+from ._numerics import again, at_least_float32, one_hot, pick, positive_part, reread, upcast
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -312,8 +312,9 @@ def _lead_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, An
 
 
 def _highest(x: Array, axis: int) -> Array:
-    """The highest score, and NaN where one is: the maxima of a CPU's fast pass leave it out."""
-    return upcast(jnp.max(x, axis)) + 0 * jnp.sum(jnp.sign(x), axis)
+    """The highest score, and NaN where one is: the maxima of a CPU's fast pass leave it out, sums do not."""
+    wide = upcast(reread(x))
+    return upcast(jnp.max(x, axis)) + 0 * jnp.sum(1 / (1 + jnp.abs(wide)), axis)  # finite for infinite scores
 
 
 def _share_of_ties(x: Array, right: Array, top: Array, axis: int) -> tuple[Array, Array]:
