@@ -222,7 +222,9 @@ BREAKAGES = [
         "nobody_has or shut_off",
     ),
     ("_divergence.py", "np.finfo(t.dtype).min) - x)", "-np.inf) - x)", "nobody_has"),
-    ("_divergence.py", "isinf(x), 0, x) - nothing", "isinf(x), 0, x)", "nobody_has"),
+    ("_numerics.py", "jnp.where(jnp.isnan(x), quiet, rounded)", "rounded", "rounds_to_bfloat16"),
+    ("_numerics.py", "+ 0x7FFF + (bits >> 16 & 1)", "+ 0x8000", "rounds_to_bfloat16"),
+    ("_divergence.py", "isinf(x), 0, x) - nothing", "isinf(x), 0, x)", "slope_of_an_absent_target"),
     (
         "_divergence.py",
         "x, z = (_check.masked(a, counted) for a in (x, z))",

@@ -501,3 +501,9 @@ def test_neighbours_among_more_classes_than_float32_can_count():
     x, y = jnp.full(last + 4, -1e4).at[last].set(9).at[last + 1].set(8), jnp.array(last + 1)
     assert jaxloss.multiclass_perceptron_loss(x, y) == 1
     np.testing.assert_allclose(jaxloss.cross_entropy(x, y), np.log1p(np.e), rtol=1e-6)
+
+
+def test_the_slope_of_an_absent_target_is_that_of_the_terms_that_have_one():
+    x, t = jnp.array([[-1.0, -2.0, -jnp.inf]]), jnp.array([[0.0, 0.5, 0.0]])
+    slope = jax.jit(jax.grad(jaxloss.generalized_kl_div, 1))(x, t)
+    np.testing.assert_allclose(slope, [[0, math.log(0.5) + 2, -1]], rtol=1e-12)

@@ -173,3 +173,11 @@ def test_tiny_logarithmic_errors_have_a_gradient():
     d = np.log1p(x.astype(np.float64)) - np.log1p(2 * x.astype(np.float64))
     np.testing.assert_allclose(value, d * d, rtol=1e-5, atol=1e-38)
     np.testing.assert_allclose(grad, 2 * d / (1 + x), rtol=1e-5)
+
+
+def test_a_cpu_rounds_to_bfloat16_as_astype_does():
+    some = np.random.default_rng(0).integers(0, 2**32, 4096, np.uint32)
+    edges = [0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x3F808000, 0x3F818000]
+    x = jnp.asarray(np.concatenate([some, np.array(edges, np.uint32)]).view(np.float32))
+    got, expected = quick.jit(lambda x: (_numerics.narrow(x, jnp.bfloat16), x.astype(jnp.bfloat16)))(x)
+    np.testing.assert_array_equal(got.astype(jnp.float32), expected.astype(jnp.float32))
