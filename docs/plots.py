@@ -130,7 +130,7 @@ def _growth(rows: list[dict[str, Any]]) -> Figure:
     axes = figure.subplots()
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
-        size = max(row["shape"]) if row["axis"] not in ("T", "S") else row["shape"][0 if row["axis"] == "T" else -1]
+        size = row["shape"][-1 if row["axis"] in ("C", "S") else 0]
         lines.setdefault((row["workload"], row["axis"]), []).append((size, row["ns"]))
     for number, ((workload, axis), points) in enumerate(lines.items()):
         sizes, times = zip(*points, strict=True)
