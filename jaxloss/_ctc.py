@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import _check, _lattice, _sequences, _wide
+from . import _check, _lattice, _rows, _sequences, _wide
 from ._devices import alone
 from ._kernels import ctc as _kernel
 from ._lattice import Shares
-from ._numerics import again, at_least_float32, log_sum, shift, softmax, upcast
+from ._numerics import again, at_least_float32, softmax, upcast
 from ._reduce import reduce
 from ._sequences import Batch, Layout
 from ._types import Array, ArrayLike, KernelImplementation, Reduced, Reduction
@@ -210,33 +210,20 @@ def _kernel_refuses(scores: Array, length: int, labels: Array) -> str:
 
 def _losses(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> Array:
     """The loss of each sample, (N,), in plain operations."""
-    log_total = _log_softmax_parts(setting.layout, scores, frames) if setting.logits else None
+    log_total = _log_softmax_parts(setting, scores, frames) if setting.logits else None
     scores = _sequences.arranged(scores, frames, setting.layout)
     logs = _sequences.emissions(scores, labels, frames, setting.blank, log_total)
     return _loss(_lattice.forward(*logs, _sequences.may_skip(labels), sizes), scores.shape[0])
 
 
-# A mask before these sums would cost a CPU an array of the size of the logits. Frames behind a sample's end may hold
-# anything, but NaN of theirs stays in rows of their own, which are masked inside the jit, so that jax_debug_nans sees
-# none; and the derivative reads what is masked.
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-@partial(jax.jit, static_argnums=0)
-def _log_softmax_parts(layout: Layout, logits: Array, frames: Array) -> tuple[Array, Array]:
+def _log_softmax_parts(setting: _Setting, logits: Array, frames: Array) -> tuple[Array, Array]:
     """The maximum of each frame, (T, N), and the logarithm of what its logits sum to when less that maximum."""
-    z, top = shift(logits, -1)
-    top, rest = (_sequences.arranged(a, frames, layout)[..., 0] for a in (top, log_sum(z, -1)))
+    layout = setting.layout
+    there = _sequences.placed(_sequences.live(_sequences.length_of(logits, layout), frames), layout)[..., None]
+    by = "xla" if setting.implementation in ("xla", "autodiff") else "auto"
+    sums = _rows._sums(by, logits.ndim - 1, False, logits, None, there)
+    top, rest = (_sequences.arranged(a, frames, layout)[..., 0] for a in sums)
     return top, rest
-
-
-@_log_softmax_parts.defjvp
-def _log_softmax_parts_jvp(layout: Layout, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    """As in `shift`, the maximum is a constant."""
-    (logits, frames), (moved, _) = primals, tangents
-    top, rest = _log_softmax_parts(layout, logits, frames)
-    x, moved = (upcast(_sequences.arranged(a, frames, layout)) for a in (logits, moved))
-    return (top, rest), (jnp.zeros_like(top), jnp.sum(softmax(x - top[..., None], rest[..., None]) * moved, -1))
 
 
 def _loss(mass: Wide, length: int) -> Array:
@@ -248,8 +235,21 @@ def _loss(mass: Wide, length: int) -> Array:
 
 # With mass Z = Σ over paths of Π p, dZ / dlog p_t(s) is the mass of the paths that are in state s at frame t. So
 #     -dlog Z / dlog p_t(c) = -Σ over the states s of class c of α_t(s) β_t(s) / (p_t(s) Z),
-# minus the posterior of c, and behind a softmax that is softmax - posterior. The blank's is what the labels leave of 1.
-# The forward rule forms it and keeps nothing else; being plain operations, it can be differentiated again.
+# minus the posterior of c, and behind a softmax softmax - posterior. The blank's is what the labels leave of 1. Of few
+# classes the forward rule forms that and keeps nothing else. Of many it keeps the shares of the labels, which are less,
+# and the backward rule forms it with the cotangent in it: one pass over the classes less. Both being plain operations,
+# they can be differentiated again.
+
+
+class _Kept(NamedTuple):
+    """What the gradient of many classes is formed from."""
+
+    scores: Array  # as they came
+    log_total: tuple[Array, Array] | None
+    labels: Array
+    frames: Array
+    counts: Array  # (T, N): the frames that have a gradient
+    shares: Array  # (T, S, N)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -257,26 +257,37 @@ def _losses_custom(setting: _Setting, scores: Array, labels: Array, frames: Arra
     return _losses(setting, scores, labels, frames, sizes)
 
 
-def _losses_fwd(setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array) -> tuple[Array, Array]:
-    log_total = _log_softmax_parts(setting.layout, scores, frames) if setting.logits else None
-    scores = _sequences.arranged(scores, frames, setting.layout)
-    log_blank, log_labels = _lattice.apart(_sequences.emissions(scores, labels, frames, setting.blank, log_total))
-    shares = _shares(setting, scores, labels, log_blank, log_labels, sizes)
-    loss = _loss(shares.mass, scores.shape[0])
-    counts = _sequences.live(scores.shape[0], frames) & (loss != jnp.inf)
-    gradient = jnp.zeros_like(scores, loss.dtype)
-    if log_total is not None:
-        x, top, log_rest = again(scores, *log_total)
-        gradient = softmax(upcast(x) - top[..., None], log_rest[..., None])
-        gradient = _check.masked(gradient, counts[..., None])
-    at_blank = _check.masked(1 - shares.labels.sum(1), counts)
-    gradient = _less_the_posterior(gradient, setting.blank, at_blank, labels, shares.labels).astype(scores.dtype)
-    return loss, _sequences.placed(gradient, setting.layout)
+def _losses_fwd(
+    setting: _Setting, scores: Array, labels: Array, frames: Array, sizes: Array
+) -> tuple[Array, Array | _Kept]:
+    log_total = _log_softmax_parts(setting, scores, frames) if setting.logits else None
+    arranged = _sequences.arranged(scores, frames, setting.layout)
+    log_blank, log_labels = _lattice.apart(_sequences.emissions(arranged, labels, frames, setting.blank, log_total))
+    shares = _shares(setting, arranged, labels, log_blank, log_labels, sizes)
+    loss = _loss(shares.mass, len(arranged))
+    counts = _sequences.live(len(arranged), frames) & (loss != jnp.inf)
+    kept = _Kept(scores, log_total, labels, frames, counts, shares.labels)
+    return loss, _gradient(setting, kept, jnp.ones_like(loss)) if scores.shape[-1] <= FEW_CLASSES else kept
 
 
-def _losses_bwd(setting: _Setting, gradient: Array, g: Array) -> tuple[Array, None, None, None]:
-    g = _sequences.placed(g[None, :, None], setting.layout)
-    return (g * gradient).astype(gradient.dtype), None, None, None
+def _losses_bwd(setting: _Setting, kept: Array | _Kept, g: Array) -> tuple[Array, None, None, None]:
+    if isinstance(kept, _Kept):
+        gradient = _gradient(setting, kept, g)
+    else:
+        gradient = (_sequences.placed(g[None, :, None], setting.layout) * kept).astype(kept.dtype)
+    return gradient, None, None, None
+
+
+def _gradient(setting: _Setting, kept: _Kept, g: Array) -> Array:
+    scores = _sequences.arranged(kept.scores, kept.frames, setting.layout)
+    gradient = jnp.zeros_like(scores, g.dtype)
+    if kept.log_total is not None:
+        x, top, log_rest = again(scores, *kept.log_total)
+        gradient = g[:, None] * softmax(upcast(x) - top[..., None], log_rest[..., None])
+        gradient = _check.masked(gradient, kept.counts[..., None])
+    at_blank = g * _check.masked(1 - kept.shares.sum(1), kept.counts)
+    gradient = _less_the_posterior(gradient, setting.blank, at_blank, kept.labels, g * kept.shares)
+    return _sequences.placed(gradient.astype(scores.dtype), setting.layout)
 
 
 _losses_custom.defvjp(_losses_fwd, _losses_bwd)
@@ -309,8 +320,8 @@ def _by_platform_jvp(kernel: str, primals: tuple[Any, ...], tangents: tuple[Any,
 
 
 def _by_kernel(log_blank: Array, log_labels: Array, skip: Array, sizes: Array, *, interpret: bool = False) -> Shares:
-    ways = _kernel.both_ways(log_blank, log_labels, skip, sizes, interpret=interpret)
-    return Shares(_lattice.posterior(ways, log_labels), ways.mass)
+    ahead, behind, mass = _kernel.both_ways(log_blank, log_labels, skip, sizes, interpret=interpret)
+    return Shares(_lattice.share_of(mass, _wide.times(ahead, behind)), mass)
 
 
 def _less_the_posterior(gradient: Array, blank: int, at_blank: Array, labels: Array, at_labels: Array) -> Array:

@@ -42,7 +42,7 @@ def exp(x: Array) -> Wide:
     """e^x, 0 below e^LEAST."""
     nothing = x < LEAST
     x = jnp.where(nothing, 0, x)
-    k = lax.stop_gradient(jnp.round(x * (1 / LOG2)))
+    k = lax.stop_gradient(jnp.floor(x * (1 / LOG2) + 0.5))  # a kernel cannot round
     fraction = jnp.exp((x - k * LOG2_HIGH) - k * LOG2_LOW)
     return Wide(fraction, jnp.where(nothing, ZERO, k.astype(jnp.int32)))
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
@@ -64,7 +65,8 @@ def _read_row(x: Ref, index: Ref, top: Ref, others: Ref, at: Ref, *, classes: in
         return highest, total, found
 
     start = jnp.full((block,), -jnp.inf, dtype), jnp.zeros((block,), dtype), jnp.zeros((block,), dtype)
-    steps = jnp.where(y < classes, pl.cdiv(classes, block * VALUES), 0)
+    # Typed: a select between Python's numbers is lowered to one of booleans.
+    steps = jnp.where(y < classes, np.int32(pl.cdiv(classes, block * VALUES)), np.int32(0))
     highest, total, found = lax.fori_loop(0, steps, step, start)
     maximum = jnp.max(highest)
     triton.store(top.at[row], _finite(maximum))
