@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import _check, _lattice, _rows, _sequences, _wide
+from . import _check, _lattice, _sequences, _wide
 from ._devices import alone
 from ._kernels import ctc as _kernel
 from ._lattice import Shares
 from ._numerics import again, at_least_float32, softmax, upcast
 from ._reduce import reduce
+from ._rows import row_sums
 from ._sequences import Batch, Layout
 from ._types import Array, ArrayLike, KernelImplementation, Reduced, Reduction
 from ._wide import Wide
@@ -220,8 +221,7 @@ def _log_softmax_parts(setting: _Setting, logits: Array, frames: Array) -> tuple
     """The maximum of each frame, (T, N), and the logarithm of what its logits sum to when less that maximum."""
     layout = setting.layout
     there = _sequences.placed(_sequences.live(_sequences.length_of(logits, layout), frames), layout)[..., None]
-    by = "xla" if setting.implementation in ("xla", "autodiff") else "auto"
-    sums = _rows._sums(by, logits.ndim - 1, False, logits, None, there)
+    sums = row_sums(logits, logits.ndim - 1, there, "xla" if setting.implementation in ("xla", "autodiff") else "auto")
     top, rest = (_sequences.arranged(a, frames, layout)[..., 0] for a in sums)
     return top, rest
 

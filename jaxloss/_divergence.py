@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _check, _labels
-from ._numerics import again, change, log, log_sum, shift, times
+from ._numerics import afresh, change, log, log_sum, shift, times
 from ._reduce import reduce, sum_in_loop
 from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
@@ -70,7 +70,7 @@ def _generalized_kl(x: Array, t: Array) -> Array:
 @partial(_generalized_kl.defjvp, symbolic_zeros=True)
 def _generalized_kl_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # At t = 0 the slope of t, which is -∞, is that of the other terms.
-    (dx, dt), (x, t) = tangents, again(*primals)
+    (dx, dt), (x, t) = tangents, afresh(*primals)
     nothing = t == 0
     of_t = jnp.log(jnp.where(nothing, 1, t)) - jnp.where(nothing & jnp.isinf(x), 0, x) - nothing
     value = _generalized_kl(*primals)
@@ -161,6 +161,8 @@ def _jensen_shannon_jvp(
     (log_p, log_q, beta), (dp, dq, dbeta) = primals, tangents
     from_p, from_q = _from_mixture(log_p, log_q, beta)
     terms = beta * from_p + (1 - beta) * from_q
+    log_p, log_q = afresh(log_p, log_q, shared_by_cpu=True)
+    from_p, from_q = _from_mixture(log_p, log_q, beta)
     of_beta = from_p - from_q + jnp.exp(log_q) - jnp.exp(log_p)
     slope = change(terms, (beta * from_p, dp), ((1 - beta) * from_q, dq), (of_beta, dbeta))
     return sum_in_loop(terms, axis), jnp.sum(slope, axis)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import absolute, again, change, divide, log1p_in_loop, positive_part, twice_artanh
+from ._numerics import absolute, afresh, change, divide, log1p_in_loop, positive_part, twice_artanh
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -157,8 +157,9 @@ def _squared_log_ratio(x: Array, t: Array) -> Array:
 def _squared_log_ratio_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # Value and derivative share the difference, which is an array on a CPU: made by a loop, and read twice.
     (x, t), (dx, dt) = primals, tangents
+    value = jnp.square(log1p_in_loop(x) - log1p_in_loop(t))
+    x, t = afresh(x, t, shared_by_cpu=True)
     d = log1p_in_loop(x) - log1p_in_loop(t)
-    value = jnp.square(d)
     return value, change(value, (divide(2 * d, 1 + x), dx), (-divide(2 * d, 1 + t), dt))
 
 
@@ -275,7 +276,7 @@ def _pinball(d: Array, q: Array) -> Array:
 
 @partial(_pinball.defjvp, symbolic_zeros=True)
 def _pinball_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (dd, dq), (d, q) = tangents, again(*primals)
+    (dd, dq), (d, q) = tangents, afresh(*primals)
     value = _pinball(*primals)
     return value, change(value, (jnp.where(d > 0, q, jnp.where(d < 0, q - 1, 0)), dd), (d, dq))
 
@@ -335,7 +336,7 @@ def _expectile(d: Array, tau: Array) -> Array:
 
 @partial(_expectile.defjvp, symbolic_zeros=True)
 def _expectile_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (dd, dtau), (d, tau) = tangents, again(*primals)
+    (dd, dtau), (d, tau) = tangents, afresh(*primals)
     value = _expectile(*primals)
     slope = 2 * jnp.where(d < 0, 1 - tau, tau) * d
     return value, change(value, (slope, dd), (jnp.sign(d) * jnp.square(d), dtau))

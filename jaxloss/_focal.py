@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _check, _labels
 from ._numerics import (
-    again,
+    afresh,
     at_least_float32,
     change,
     divide,
@@ -199,7 +199,7 @@ def _sigmoid_focal(x: Array, t: Array, gamma: Array) -> Array:
 
 @partial(_sigmoid_focal.defjvp, symbolic_zeros=True)
 def _sigmoid_focal_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
-    (dx, dt, dgamma), (x, t, gamma) = tangents, again(*primals)
+    (dx, dt, dgamma), (x, t, gamma) = tangents, afresh(*primals)
     yes, no = sigmoids(x)
     wrong = jnp.maximum(t * no + (1 - t) * yes, np.finfo(x.dtype).tiny)
     cost = softplus_mix(x, 1 - t, t)

@@ -1,8 +1,7 @@
 r"""The few functions whose value or derivative at an edge differs from what JAX gives by default.
 
-Derivatives that are choices stand above the function that makes them. Everything here works in forward and
-reverse mode and to any order, except `logsumexp` and `log_softmax`, whose `jax.custom_vjp` trades forward mode
-for memory.
+Derivatives that are choices stand above the function that makes them. Everything here works in forward and reverse mode
+and to any order.
 
 Values of many entries are made of sums, products, minima, maxima, exponentials and logarithms: from those XLA makes one
 fast pass on a CPU that ends in a sum. A comparison or a select in it costs an array of intermediate values, and up to
@@ -66,6 +65,27 @@ def again(*arrays: Array) -> list[Array]:
         *arrays, cpu=lambda *arrays: [lax.optimization_barrier(a) for a in arrays], default=lambda *arrays: list(arrays)
     )
     return found
+
+
+def afresh(*arrays: Array, shared_by_cpu: bool = False) -> list[Array]:
+    """`again`, for a derivative that stands beside its value in a sum over numbers.
+
+    A GPU computes both in one pass too, unless they share what it holds expensive, a logarithm say: that it would keep,
+    and read. Factors of which it does not know that they are 1 let them share nothing but what they read.
+    """
+
+    def on_cpu(*arrays: Array) -> list[Array]:
+        return list(arrays) if shared_by_cpu else [lax.optimization_barrier(a) for a in arrays]
+
+    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(_times_unknown, 0))
+    return found
+
+
+def _times_unknown(which: int, *arrays: Array) -> list[Array]:
+    """The arrays, each times a 1 that XLA does not know, nor to be the same for another `which`."""
+    power = 2.0**which
+    ones = (lax.optimization_barrier(jnp.full((), power, a.dtype)) / power for a in arrays)
+    return [a * one for a, one in zip(arrays, ones, strict=True)]
 
 
 def reread(x: Array) -> Array:
@@ -238,7 +258,7 @@ def lengths(vectors: Vectors, axis: int, eps: Number | None, *arrays: Array) -> 
         return found, found
 
     def scaled(*arrays: Array) -> list[Array]:
-        return [_at_least(_scaled_length(v, axis), eps) for v in vectors(*arrays)]
+        return [_at_least(length, eps) for length in _scaled_lengths(vectors, axis, *arrays)]
 
     return _squared_or_scaled(squared, scaled, arrays)
 
@@ -291,7 +311,7 @@ def _cosine(axis: int, smooth: bool, eps: Number, *vectors: Array) -> list[Array
 
     def scaled(*vectors: Array) -> list[Array]:
         wide = widened(*vectors)
-        found = [jnp.maximum(_scaled_length(v, axis), eps) for v in wide]
+        found = [jnp.maximum(length, eps) for length in _scaled_lengths(widened, axis, *vectors)]
         a, b = (v / jnp.expand_dims(length, axis) for v, length in zip(wide, found, strict=True))
         return [jnp.sum(a * b, axis), *found]
 
@@ -323,8 +343,7 @@ def _squared_or_scaled(
 ) -> list[Array]:
     """What `squared` makes of the arrays, or `scaled` where the lengths, which it returns too, are extreme.
 
-    To find the largest entry of each vector first takes a CPU as long again. On a GPU that costs less than to wait for
-    a condition.
+    A GPU reads as fast whatever it computes, and would wait for a condition.
     """
 
     def on_cpu(*arrays: Array) -> list[Array]:
@@ -339,9 +358,19 @@ def _squared_or_scaled(
     return kept
 
 
-def _scaled_length(x: Array, axis: int) -> Array:
-    top = _scale(x, axis)
-    return jnp.squeeze(top * jnp.sqrt(jnp.sum(jnp.square(x / top), axis, keepdims=True)), axis)
+def _scaled_lengths(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]:
+    """The lengths of vectors of any size, from one reading: squares of entries enlarged, as they are, and reduced."""
+    each = [vectors(*_times_unknown(which, *arrays)) for which in range(3)]  # or a GPU would keep what they share
+    return [_length_of(three, axis) for three in zip(*each, strict=True)]
+
+
+def _length_of(same: tuple[Array, ...], axis: int) -> Array:
+    limits = np.finfo(same[0].dtype)
+    step, far = (2.0 ** int(part * limits.maxexp) for part in (0.7, 0.6))
+    factors = step, 1, 1 / step
+    small, plain, large = _added([jnp.square(x * by) for x, by in zip(same, factors, strict=True)], axis)
+    length = jnp.where(plain < far, jnp.sqrt(plain), jnp.sqrt(large) * step)
+    return jnp.where(plain < 1 / far, jnp.sqrt(small) / step, length)
 
 
 def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
@@ -370,8 +399,8 @@ def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
 
 def _added(arrays: list[Array], axis: int) -> list[Array]:
     """The sum of each along `axis`, as one reduction."""
-    zeros = [np.zeros((), x.dtype) for x in arrays]
-    sums: list[Array] = lax.reduce(arrays, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (axis,))
+    zeros, over = [np.zeros((), x.dtype) for x in arrays], (axis % arrays[0].ndim,)
+    sums: list[Array] = lax.reduce(arrays, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], over)
     return sums
 
 
@@ -630,59 +659,3 @@ def log1p_in_loop(x: Array) -> Array:
 def softmax(z: Array, log_total: Array) -> Array:
     """exp(z) / Σ exp(z) from the logarithm of that sum; 0 throughout a row of -inf."""
     return jnp.exp(z - jnp.where(log_total == -jnp.inf, 0, log_total))
-
-
-# Both rules below keep the input, which is alive anyway, and two numbers per row, the maximum and the logarithm of
-# Σ exp(x - max). Keeping their sum instead would do for x of ordinary size, but at x ≈ 1e6 its rounding alone is 3 % of
-# every gradient. The forward rules are plain operations, so that jax.hessian, which is forward mode over reverse mode,
-# can differentiate them again.
-
-Kept: TypeAlias = tuple[Array, Array, Array]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def logsumexp(x: Array, axis: int) -> Array:
-    """log Σ exp(x) along `axis`; d logsumexp = Σ p dx with p = softmax(x)."""
-    return _logsumexp_fwd(x, axis)[0]
-
-
-def _logsumexp_fwd(x: Array, axis: int) -> tuple[Array, Kept]:
-    z, top = shift(x, axis)
-    log_total = log_sum(z, axis)
-    return jnp.squeeze(top + log_total, axis), _kept(x, top, log_total, axis)
-
-
-def _logsumexp_bwd(axis: int, kept: Kept, g: Array) -> tuple[Array]:
-    return (narrow(jnp.expand_dims(g, axis) * _softmax_again(kept, axis), kept[0].dtype),)
-
-
-logsumexp.defvjp(_logsumexp_fwd, _logsumexp_bwd)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def log_softmax(x: Array, axis: int) -> Array:
-    """x - log Σ exp(x) along `axis`; d log_softmax = dx - Σ p dx with p = softmax(x)."""
-    return _log_softmax_fwd(x, axis)[0]
-
-
-def _log_softmax_fwd(x: Array, axis: int) -> tuple[Array, Kept]:
-    z, top = shift(x, axis)
-    log_total = log_sum(z, axis)
-    y, still = again(x, top)  # a pass of its own: what the sum has read is not kept for it on a CPU
-    return upcast(y) - still - log_total, _kept(x, top, log_total, axis)
-
-
-def _log_softmax_bwd(axis: int, kept: Kept, g: Array) -> tuple[Array]:
-    return (narrow(g - _softmax_again(kept, axis) * jnp.sum(g, axis, keepdims=True), kept[0].dtype),)
-
-
-log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)
-
-
-def _kept(x: Array, top: Array, log_total: Array, axis: int) -> Kept:
-    return x, jnp.squeeze(top, axis), jnp.squeeze(log_total, axis)
-
-
-def _softmax_again(kept: Kept, axis: int) -> Array:
-    x, top, log_total = again(*kept)
-    return softmax(upcast(x) - jnp.expand_dims(top, axis), jnp.expand_dims(log_total, axis))

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _check
 from ._devices import broadcast_like
-from ._numerics import absolute, again, change, clamp, divide, exp, positive_part, times, xlogy
+from ._numerics import absolute, afresh, change, clamp, divide, exp, positive_part, times, xlogy
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -169,7 +169,7 @@ def _smooth_l1(d: Array, beta: Array) -> Array:
 @partial(_smooth_l1.defjvp, symbolic_zeros=True)
 def _smooth_l1_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # Of d it is d / β, and sign d outside; of β it is half the square of that, negative.
-    (dd, dbeta), (d, width) = tangents, again(*primals)
+    (dd, dbeta), (d, width) = tangents, afresh(*primals)
     near = jnp.abs(d) < width
     inner = divide(jnp.where(near, d, 0), broadcast_like(_above_zero(width), d))
     slope = jnp.where(near, inner, jnp.sign(d))
@@ -244,7 +244,7 @@ def _huber(d: Array, delta: Array) -> Array:
 
 @partial(_huber.defjvp, symbolic_zeros=True)
 def _huber_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (dd, ddelta), (d, delta) = tangents, again(*primals)
+    (dd, ddelta), (d, delta) = tangents, afresh(*primals)
     value = _huber(*primals)
     return value, change(value, (clamp(d, delta), dd), (positive_part(absolute(d) - delta), ddelta))
 
@@ -377,7 +377,7 @@ def _gaussian(d: Array, v: Array) -> Array:
 
 @partial(_gaussian.defjvp, symbolic_zeros=True)
 def _gaussian_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    (dd, dv), (d, v) = tangents, again(*primals)
+    (dd, dv), (d, v) = tangents, afresh(*primals)
     share = divide(d, v)
     value = _gaussian(*primals)
     return value, change(value, (share, dd), (0.5 * divide(1 - d * share, v), dv))
@@ -392,7 +392,7 @@ def _held(v: Array, eps: Array) -> Array:
 @partial(_held.defjvp, symbolic_zeros=True)
 def _held_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # Straight through: below eps the value is eps, the derivative that of v.
-    (dv, deps), (v, eps) = tangents, again(*primals)
+    (dv, deps), (v, eps) = tangents, afresh(*primals)
     value = _held(*primals)
     return value, change(value, (jnp.where(v < 0, jnp.nan, 1), dv), (jnp.where(v < eps, 1, 0), deps))
 

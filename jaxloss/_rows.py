@@ -179,6 +179,11 @@ def _sums(
     return top, log_total
 
 
+def row_sums(x: Array, axis: int, keep: Array | None = None, implementation: KernelImplementation = "auto") -> Sums:
+    """What any function of rows alone needs of them; `keep`, with `axis` kept, says which may be read."""
+    return Sums(*_sums(implementation, axis, False, x, None, keep))
+
+
 def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
     z, top = shift(y, classes.axis, classes.largest_of_parts)
     if index is None:
@@ -253,7 +258,7 @@ def surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
 
     It is finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
     """
-    top, log_total = _sums("xla", axis, True, x, index, keep)
+    top, log_total = _sums("auto", axis, True, x, index, keep)
     own = pick_shifted(reread(x), top, index, axis)
     nll = by_row(axis, lambda log_total, own, index: log_total - jnp.where(index < 0, 0, own))(log_total, own, index)
     return _check.masked(nll, keep)
@@ -265,7 +270,7 @@ def _surprise_jvp(
 ) -> tuple[Array, Array]:
     # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
     x, index, keep = primals
-    nll, (top, log_total) = surprise(*primals, axis), _sums("xla", axis, True, *primals)
+    nll, (top, log_total) = surprise(*primals, axis), _sums("auto", axis, True, *primals)
     p = softmax(upcast(_check.masked(reread(x), keep)) - top, log_total)
     slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
     return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)

@@ -49,6 +49,11 @@ class Workload:
         """The public name."""
         return self.name.split()[0]
 
+    @property
+    def apart(self) -> bool:
+        """Whether no row has to do with another."""
+        return self.sizes not in (BATCH, SPEECH)
+
     def arrays(self, size: str) -> Arrays:
         return self.draw(np.random.default_rng(0), self.sizes[size])
 

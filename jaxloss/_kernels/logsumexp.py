@@ -2,7 +2,8 @@
 
 XLA reads a row twice, for its maximum and for the sum. Here one program reads one row from left to right, with a
 running maximum and sum in every lane; each step takes several values per lane, so that going over to a new maximum
-costs one exponential for all of them.
+costs one exponential for all of them. Only the step with the class and one that the row does not fill look at where
+they are: narrow numbers come faster than they could be compared.
 """
 
 from functools import partial
@@ -24,8 +25,8 @@ Ref: TypeAlias = Any  # a block of memory inside a kernel
 def read_rows(x: Array, index: Array, *, interpret: bool) -> tuple[Array, Array, Array]:
     """For each row of `x` (N, C): its maximum m, Σ_c e^{x_c - m} without class `index`, and x_index - m.
 
-    A maximum that is not finite counts as 0. At index -1 nothing is left out of the sum, and the last number is 0. A
-    row with an index from C on is not read: its numbers are 0, 1 and 0.
+    An infinite maximum counts as the largest number. At index -1 nothing is left out of the sum, and the last number is
+    0. A row with an index from C on is not read: its numbers are 0, 1 and 0.
     """
     rows, classes = x.shape
     block, warps = (1024, 8) if classes > 4096 else (256, 2)
@@ -47,39 +48,35 @@ VALUES = 4  # of one lane in one step
 def _read_row(x: Ref, index: Ref, top: Ref, others: Ref, at: Ref, *, classes: int, block: int) -> None:
     row = pl.program_id(0)
     y = triton.load(index.at[row])
+    end = jnp.where(y < classes, jnp.int32(classes), jnp.int32(0))  # typed, or they would be lowered as booleans
     dtype = top.dtype
+    lowest, highest = np.finfo(dtype).min, np.finfo(dtype).max
 
-    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        highest, total, found = carry
+    def step(i: Array, carry: tuple[Array, Array], look: bool) -> tuple[Array, Array]:
+        largest, total = carry
         values = []
         for k in range(VALUES):
             column = (i * VALUES + k) * block + jnp.arange(block, dtype=jnp.int32)
-            value = triton.load(x.at[row, column], mask=column < classes, other=-jnp.inf).astype(dtype)
-            hit = column == y
-            highest = jnp.maximum(highest, value)
-            found += jnp.where(hit, value, 0)
-            values.append(jnp.where(hit, -jnp.inf, value))
-        total *= _decay(carry[0], highest)
+            within = column < end if look else None
+            value = triton.load(x.at[row, column], mask=within, other=-jnp.inf if look else None).astype(dtype)
+            largest = jnp.maximum(largest, value)
+            values.append(jnp.where(column == y, -jnp.inf, value) if look else value)
+        largest = jnp.minimum(largest, highest)
+        total *= jnp.exp(carry[0] - largest)
         for value in values:
-            total += jnp.exp(value - _finite(highest))
-        return highest, total, found
+            total += jnp.exp(value - largest)
+        return largest, total
 
-    start = jnp.full((block,), -jnp.inf, dtype), jnp.zeros((block,), dtype), jnp.zeros((block,), dtype)
-    # Typed: a select between Python's numbers is lowered to one of booleans.
-    steps = jnp.where(y < classes, np.int32(pl.cdiv(classes, block * VALUES)), np.int32(0))
-    highest, total, found = lax.fori_loop(0, steps, step, start)
-    maximum = jnp.max(highest)
-    triton.store(top.at[row], _finite(maximum))
-    sum_of_lanes = jnp.sum(total * _decay(highest, maximum))
-    triton.store(others.at[row], jnp.where(y < classes, sum_of_lanes, 1))
-    triton.store(at.at[row], jnp.where((y >= 0) & (y < classes), jnp.sum(found) - _finite(maximum), 0))
-
-
-def _finite(maximum: Array) -> Array:
-    """A maximum to subtract: -inf - -inf would be NaN."""
-    return jnp.where(jnp.abs(maximum) < jnp.inf, maximum, 0)
-
-
-def _decay(old: Array, new: Array) -> Array:
-    """What a sum is multiplied by when the maximum rises; a sum of nothing, at -inf, is 0 and stays so."""
-    return jnp.exp(jnp.minimum(_finite(old) - _finite(new), 0))
+    steps = lax.div(end, jnp.int32(VALUES * block))
+    own = jnp.where(y < 0, steps, jnp.minimum(lax.div(y, jnp.int32(VALUES * block)), steps))
+    carry = jnp.full((block,), lowest, dtype), jnp.zeros((block,), dtype)
+    for first, last, look in ((0, own, False), (own, jnp.minimum(own + 1, steps), True), (own + 1, steps, False)):
+        carry = lax.fori_loop(first, last, partial(step, look=look), carry)
+    if classes % (VALUES * block):
+        carry = step(steps, carry, look=True)
+    largest, total = carry
+    maximum = jnp.max(largest)
+    mine = triton.load(x.at[row, jnp.clip(y, 0, classes - 1)]).astype(dtype)
+    triton.store(top.at[row], jnp.where(y < classes, maximum, 0))
+    triton.store(others.at[row], jnp.where(y < classes, jnp.sum(total * jnp.exp(largest - maximum)), 1))
+    triton.store(at.at[row], jnp.where((y >= 0) & (y < classes), mine - maximum, 0))

@@ -78,11 +78,16 @@ def by_torch(x, y, frames, sizes, dtype=None, native=True):
         with torch.backends.cudnn.flags(enabled=not native):
             value = torch.nn.functional.ctc_loss(leaf.log_softmax(-1), targets, *lengths, reduction="sum")
         value.backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
         return value, leaf.grad
 
     return call
+
+
+def done(result):
+    """Waits until a device has computed it."""
+    if GPU and torch and isinstance(result[0], torch.Tensor):
+        torch.cuda.synchronize()
+    return jax.block_until_ready(result)
 
 
 def peers(arrays):
@@ -93,22 +98,24 @@ def peers(arrays):
         calls["cuDNN"] = by_torch(*arrays, native=False)
     if optax:
         calls["optax"] = by_optax(*arrays)
-    return {name: lambda call=call: jax.block_until_ready(call()) for name, call in calls.items()}
+    return calls
 
 
 def medians(calls, rounds):
     """Milliseconds of each, interleaved, every other round backwards."""
-    seconds = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
+    times = {name: [] for name in calls}
+    ready = {
+        name: harness.Call(lambda call=call: done(call()), lambda call=call: call(), 0) for name, call in calls.items()
+    }
+    for call in ready.values():
+        call.run()
+        call.run()
     for turn in range(rounds):
         for name in list(calls)[:: (-1) ** turn]:
-            started = time.perf_counter()
-            calls[name]()
-            seconds[name].append(time.perf_counter() - started)
-            time.sleep(0.01)  # threads of one that still spin must not slow the next
-    return {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
+            times[name].append(harness.once(ready[name])[0])
+            if not GPU:
+                time.sleep(0.01)  # threads of one that still spin must not slow the next
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def time_all(sizes, rounds):
@@ -124,7 +131,7 @@ def compare_gradients():
         arrays = drawn(*size, scale)
         exact = by_torch(*arrays, dtype=torch.float64)()[1].numpy()
         errors = {
-            name: np.abs(np.asarray(call()[1].cpu() if name in ("torch", "cuDNN") else call()[1]) - exact).max()
+            name: np.abs(np.asarray(done(call())[1].cpu() if name in ("torch", "cuDNN") else call()[1]) - exact).max()
             for name, call in peers(arrays).items()
             if name != "optax"
         }

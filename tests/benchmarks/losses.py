@@ -14,6 +14,7 @@ that have to move at the rate of a copy, or of the matmuls at the rate of a larg
 """
 
 import argparse
+import contextlib
 import datetime
 import functools
 import json
@@ -38,8 +39,18 @@ MODULES = ("torch", "optax", "keras")
 NEVER_COMPILED = ("ctc", "linear_cross_entropy")  # torch.compile calls the same kernels
 
 
+def drawn(workload):
+    """The arrays of a workload; on a GPU the same few rows over and over, since to draw them would take longest."""
+    rows, *rest = workload.sizes[_size()]
+    few = rows // 16 if GPU and workload.apart else rows
+    arrays = workload.draw(np.random.default_rng(0), (few, *rest)).values()
+    for a in map(jnp.asarray, arrays):
+        yield jnp.tile(a, (rows // few, *[1] * (a.ndim - 1))) if len(a) == few else a
+
+
 def calls_of(workload, arrays, dtype, gradient, chosen, left_out):
     """What is to be timed, by name."""
+    arrays = [a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in arrays]
     moving = tuple(range(workload.moving)) if gradient else ()
     forms = {"jaxloss": workload.ours, "plain": workload.plain}
     for name, peer in workload.peers.items():
@@ -56,22 +67,20 @@ def calls_of(workload, arrays, dtype, gradient, chosen, left_out):
         if form is None or (chosen and name not in chosen):
             continue
         try:
-            ready[name] = _call(name, form, arrays, dtype, moving)
+            ready[name] = _call(name, form, arrays, moving)
         except Exception as error:
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"
             left_out[f"{name}, {workload}, {dtype}{', gradient' * gradient}"] = reason
     return ready
 
 
-def _call(name, form, arrays, dtype, moving):
+def _call(name, form, arrays, moving):
     if not name.startswith("torch"):
-        moved = [jnp.asarray(a, dtype) if np.issubdtype(a.dtype, np.floating) else jnp.asarray(a) for a in arrays]
-        return harness.compiled(form, moving, *moved, again=1 if name in ("jaxloss", "plain") else 0)
+        again = 1 if name in ("jaxloss", "plain") and not GPU else 0
+        return harness.compiled(form, moving, *arrays, again=again)
     torch = harness.module("torch")
-    device, kind = "cuda" if GPU else "cpu", getattr(torch, dtype)
-    tensors = [
-        torch.from_numpy(a).to(device, kind if np.issubdtype(a.dtype, np.floating) else torch.int64) for a in arrays
-    ]
+    tensors = [torch.from_dlpack(a) for a in arrays]
+    tensors = [t if t.is_floating_point() else t.to(torch.int64) for t in tensors]
     leaves = [tensors[index].requires_grad_() for index in moving]
     if name == "torch.compile":
         torch._dynamo.reset()
@@ -82,7 +91,7 @@ def _call(name, form, arrays, dtype, moving):
 def floor_of(workload, arrays, dtype, gradient):
     """Milliseconds without which it cannot be done."""
     width = jnp.dtype(dtype).itemsize
-    sizes = [a.size * (width if np.issubdtype(a.dtype, np.floating) else a.itemsize) for a in arrays]
+    sizes = [a.size * (width if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype.itemsize) for a in arrays]
     moved = sum(sizes[1:]) + sizes[0] * (workload.reads if gradient else min(workload.reads, 1))
     moved += sum(sizes[: workload.moving]) if gradient else 0
     flops = workload.flops(*workload.sizes[_size()]) * (3 if gradient else 1)
@@ -145,11 +154,11 @@ def speed(options, left_out):
     chosen = [w for w in WORKLOADS if not options.only or any(word in w.name for word in options.only)]
     rows = []
     print(f"\nspeed: ratios to ours\n{heading()}", flush=True)
-    with _bar(len(chosen)) as bar:
+    with _bar(len(chosen)) as bar, contextlib.suppress(KeyboardInterrupt):
         for workload in chosen:
-            arrays = list(workload.arrays(_size()).values())
+            arrays = list(drawn(workload))
             for dtype in options.dtypes:
-                for gradient in (False, True) if workload.moving else (False,):
+                for gradient in [name == "gradient" for name in options.passes if workload.moving or name == "value"]:
                     bar.set_postfix_str(f"{workload}, {dtype}")
                     row = measure(workload, arrays, dtype, gradient, options, left_out)
                     if row:
@@ -248,6 +257,7 @@ def main(arguments=None):
     parser.add_argument("--only", nargs="*", help="words, one of which a workload's name must contain")
     parser.add_argument("--peers", nargs="*", help="jaxloss and these alone")
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument("--passes", nargs="*", default=["value", "gradient"])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each call")
     parser.add_argument("--json", type=Path, help="where to put the results, added to those of other parts there")
     options = parser.parse_args(arguments)
