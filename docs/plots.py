@@ -66,7 +66,7 @@ def _slower(rows: list[dict[str, Any]]) -> Iterator[str]:
             behind.append((row["peers"]["jaxloss"]["ms"] / times[best], best, row))
     slower = sorted((one for one in behind if one[0] > 1.05), key=lambda one: -one[0])
     yield f"In {len(behind) - len(slower)} of {len(behind)} rows jaxloss is the fastest or within 5 % of it."
-    both = [row["peers"] for row in rows if "plain" in row["peers"]]
+    both = [row["peers"] for row in rows if "compile_ms" in row["peers"].get("plain", {})]
     compiles = [peers["jaxloss"]["compile_ms"] / peers["plain"]["compile_ms"] for peers in both]
     if compiles:
         yield (
@@ -149,11 +149,14 @@ def _growth(rows: list[dict[str, Any]]) -> Figure:
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Milliseconds, in full."""
     named = [name for name in ("jaxloss", *PEERS) if any(name in row["peers"] for row in rows)]
-    yield "| workload | shape | dtype | gradient | " + " | ".join(f"{name}, ms" for name in named) + " |"
-    yield "| --- | --- | --- | --- |" + " ---: |" * len(named)
+    yield (
+        "| workload | shape | dtype | gradient | " + " | ".join(f"{name}, ms" for name in named) + " | through floor |"
+    )
+    yield "| --- | --- | --- | --- |" + " ---: |" * (len(named) + 1)
     for row in rows:
         times = [f"{row['peers'][name]['ms']:.3g}" if name in row["peers"] else "" for name in named]
         shape = " × ".join(map(str, row["shape"]))
         about = f"| {row['workload']} | {shape} | {row['dtype']} | {'yes' if row['gradient'] else 'no'} | "
-        yield about + " | ".join(times).replace("|  |", "| |") + " |"
+        floor = f"{row['peers']['jaxloss']['ms'] / row['floor_ms']:.2f}"
+        yield about + " | ".join([*times, floor]).replace("|  |", "| |") + " |"
     yield ""

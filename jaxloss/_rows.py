@@ -23,6 +23,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._devices import Classes, alone, vary_alike
+from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
     at_least_float32,
@@ -169,7 +170,7 @@ def _sums(
         implementation = "xla"
     if implementation == "pallas":
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
-    elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and alone():
+    elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and triton and alone():
         ways["cuda"] = partial(_by_kernel, False)
     width = _block(x.shape[axis])
     if once and implementation != "pallas" and index is not None and axis == x.ndim - 1 and width and alone():

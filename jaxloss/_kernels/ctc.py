@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from .. import _wide
 from .._types import Array
 from .._wide import Wide
+from . import triton
 
 _array: Callable[..., Any] = jax.ShapeDtypeStruct
 
@@ -30,6 +30,8 @@ FRAMES = 2  # from one meeting to the next
 
 def refusal(dtype: Any, frames: int, labels: int) -> str:
     """Why the kernel cannot take states of this dtype and size, or nothing."""
+    if triton is None:
+        return "this version of JAX has no Triton"
     if dtype != jnp.float32:
         return f"it computes in float32, not in {jnp.dtype(dtype)}"
     if labels >= MOST_LANES:
@@ -57,7 +59,7 @@ def both_ways(
         out_shape=list(shapes.values()),
         grid=(2 * count,),
         interpret=interpret,
-        compiler_params=None if interpret else plgpu.CompilerParams(num_warps=_warps(lanes), num_stages=1),
+        compiler_params=None if interpret else triton.CompilerParams(num_warps=_warps(lanes), num_stages=1),
     )(log_blank, log_labels.swapaxes(1, 2), skip.T, sizes)
     rows = Wide(*found[:2]).map(lambda a: a[..., :slots].swapaxes(1, 2))
     ahead, behind = rows.map(lambda a: a[..., :count]), rows.map(lambda a: a[..., count:])
@@ -103,7 +105,7 @@ def _program(
     places = [jnp.clip(jnp.where(backward, slots - 1 - s, s), 0, slots - 1) for s in left]
     home = jnp.where(backward, (slots - 1 - lane) & (lanes - 1), lane)  # a place of its own for every lane
     skips = [jnp.clip(jnp.where(backward, slots - s, s), 0, slots - 1) for s in left[:-1]]
-    may_skip = [plgpu.load(skip.at[n, place]) & (lane > k) for k, place in enumerate(skips)]
+    may_skip = [triton.load(skip.at[n, place]) & (lane > k) for k, place in enumerate(skips)]
 
     def logs(i: int | Array) -> list[tuple[Array, list[Array]]]:
         """log p of the blank and of the labels that each frame of a meeting needs; behind the last a certain blank."""
@@ -112,9 +114,9 @@ def _program(
             t = jnp.minimum(i + frame, length - 1)
             t = jnp.where(backward, length - 1 - t, t)
             there = i + frame < length
-            blank = jnp.where(there, plgpu.load(log_blank.at[t, n]), np.float32(0))
+            blank = jnp.where(there, triton.load(log_blank.at[t, n]), np.float32(0))
             near = [(log_labels.at[t, n, places[k]], is_label[k] & there) for k in range(FRAMES - frame)]
-            found.append((blank, [plgpu.load(at, mask=mask, other=-jnp.inf) for at, mask in near]))
+            found.append((blank, [triton.load(at, mask=mask, other=-jnp.inf) for at, mask in near]))
         return found
 
     def meeting(turn: Array, carry: Any) -> Any:
@@ -134,26 +136,26 @@ def _program(
             t = jnp.where(backward, length - 1 - i - frame, i + frame)
             there = is_label[0] & (i + frame < length)
             for out, a in ((out_fraction, kept.fraction), (out_exponent, kept.exponent)):
-                plgpu.store(out.at[jnp.maximum(t, 0), row, home], a, mask=there)
+                triton.store(out.at[jnp.maximum(t, 0), row, home], a, mask=there)
             near = _Near(labels, blanks)
         return _met(turn & 1, near), ahead
 
     def _met(side: Array, near: _Near) -> _Near:
         """What the lanes to the left hold, by way of memory."""
         for kind, own in enumerate((near.labels[0], near.blanks[0])):
-            plgpu.store(met_fraction.at[side, kind, row, lane], own.fraction)
-            plgpu.store(met_exponent.at[side, kind, row, lane], own.exponent)
+            triton.store(met_fraction.at[side, kind, row, lane], own.fraction)
+            triton.store(met_exponent.at[side, kind, row, lane], own.exponent)
         if not interpret:
-            plgpu.debug_barrier()  # all is there before any lane reads of it
+            triton.debug_barrier()  # all is there before any lane reads of it
 
         def of(kind: int, k: int) -> Wide:
             at = side, kind, row, left[k]
-            return _wide.only_where(lane >= k, Wide(plgpu.load(met_fraction.at[at]), plgpu.load(met_exponent.at[at])))
+            return _wide.only_where(lane >= k, Wide(triton.load(met_fraction.at[at]), triton.load(met_exponent.at[at])))
 
         labels = [near.labels[0], *(of(0, k) for k in range(1, FRAMES + 1))]
         return _Near(labels, [near.blanks[0], *(of(1, k) for k in range(1, FRAMES))])
 
-    size = plgpu.load(sizes.at[n])
+    size = triton.load(sizes.at[n])
     start = jnp.where(backward, slots - size, 0)
     nothing = _wide.one_where(lane < 0, jnp.float32)
     first = [_wide.one_where(lane - k == start, jnp.float32) for k in range(FRAMES)]
@@ -161,4 +163,4 @@ def _program(
     # One certain blank at least stands behind the last frame, after which all mass is at a blank.
     near, _ = lax.fori_loop(0, length // FRAMES + 1, meeting, (near, logs(0)))
     for out, a in zip((mass_fraction, mass_exponent), near.blanks[0], strict=True):
-        plgpu.store(out.at[row], jnp.sum(jnp.where(lane == size, a, jnp.zeros_like(a)), dtype=a.dtype))
+        triton.store(out.at[row], jnp.sum(jnp.where(lane == size, a, jnp.zeros_like(a)), dtype=a.dtype))

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from .._numerics import at_least_float32
 from .._types import Array
+from . import triton
 
 Ref: TypeAlias = Any  # a block of memory inside a kernel
 
@@ -29,7 +29,7 @@ def read_rows(x: Array, index: Array, *, interpret: bool) -> tuple[Array, Array,
     0. A row with an index from C on is not read: its numbers are 0, 1 and 0.
     """
     rows, classes = x.shape
-    block, warps = (1024, 8) if classes > 4096 else (256, 2)
+    block, warps = (512, 4) if classes > 4096 else (128, 1)
     number = jax.eval_shape(partial(jnp.zeros, (rows,), at_least_float32(x.dtype)))
     call = pl.pallas_call(
         partial(_read_row, classes=classes, block=block),
@@ -42,7 +42,7 @@ def read_rows(x: Array, index: Array, *, interpret: bool) -> tuple[Array, Array,
     return top, others, at
 
 
-VALUES = 4  # of one lane in one step
+VALUES = 8  # of one lane in one step
 
 
 def _read_row(x: Ref, index: Ref, top: Ref, others: Ref, at: Ref, *, classes: int, block: int) -> None:

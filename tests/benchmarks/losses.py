@@ -95,7 +95,7 @@ def floor_of(workload, arrays, dtype, gradient):
     moved = sum(sizes[1:]) + sizes[0] * (workload.reads if gradient else min(workload.reads, 1))
     moved += sum(sizes[: workload.moving]) if gradient else 0
     flops = workload.flops(*workload.sizes[_size()]) * (3 if gradient else 1)
-    return max(moved / harness.copy_rate(), flops / harness.matmul_rate(dtype) if flops else 0)
+    return max(moved / harness.copy_rate(dtype), flops / harness.matmul_rate(dtype) if flops else 0)
 
 
 def _size():
@@ -275,7 +275,7 @@ def main(arguments=None):
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "versions": {"jaxloss": installed("jaxloss"), **harness.versions("jax", "jaxlib", "numpy", *MODULES)},
-        "copy_bytes_per_ms": harness.copy_rate(),
+        "copy_bytes_per_ms": {dtype: harness.copy_rate(dtype) for dtype in options.dtypes},
         "left_out": {name: "not installed" for name in MODULES if harness.module(name) is None},
     }
     print(found["device"], found["cores"], "cores", found["versions"], f"copy {harness.copy_rate() / 1e6:.1f} GB/s")
