@@ -1,6 +1,6 @@
 """Cross entropy of a large vocabulary beside its peers: value and gradients, in one process.
 
-    python tests/benchmarks/linear_cross_entropy.py [--rounds 7] [--only NAME ...]
+    python tests/benchmarks/linear_cross_entropy.py [linear] [logits] [--rounds 7] [--only NAME ...]
 
 On a CPU: the last matmul and the loss at N=2048, H=512, V=32000 in float32, and cross entropy from logits. On a CUDA
 GPU: both in bfloat16 at the sizes of language models. Peers that are not installed are left out: torch, optax, tokamax,
@@ -183,15 +183,16 @@ def table(title, peers, sizes, rounds, only):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["linear", "logits"], help="both by default")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*", help="words, one of which a peer's name must contain")
     arguments = parser.parse_args()
     del sys.argv[1:]  # which tokamax would read as its own
     if torch and not GPU:
         torch.set_num_threads(os.cpu_count())
-    for sizes in LINEAR:
+    for sizes in LINEAR if "linear" in arguments.parts else ():
         table("linear cross entropy, N x H x V =", linear_peers, sizes, arguments.rounds, arguments.only)
-    for sizes in LOGITS:
+    for sizes in LOGITS if "logits" in arguments.parts else ():
         table("cross entropy from logits, N x V =", logits_peers, sizes, arguments.rounds, arguments.only)
 
 

@@ -69,15 +69,17 @@ def instructions(text, start):
 
 
 def picked(text, called):
-    """Of the arguments of a fusion that are only gathered from, by number, the bytes that are."""
-    numbers, used = {}, {}
-    for name, shape, operation, arguments, _ in instructions(text, f"\n%{called} "):
-        if operation == "parameter":
-            numbers[name] = int(arguments[0])
-        for argument in arguments:
+    """Which part of each argument of a fusion, by number, is read: less than all where it ends in a gather."""
+    lines = list(instructions(text, f"\n%{called} "))
+    shapes, part = {name: shape for name, shape, *_ in lines}, {lines[-1][0]: 1.0}
+    for name, shape, operation, arguments, _ in reversed(lines):
+        for argument in arguments if operation != "parameter" else ():
             picks = operation in ("gather", "dynamic-slice") and argument == arguments[0]
-            used.setdefault(argument, []).append(size(shape) if picks else None)
-    return {number: sum(used[name]) for name, number in numbers.items() if name in used and None not in used[name]}
+            share = size(shape) / max(1, size(shapes.get(argument, ""))) if picks else 1
+            part[argument] = max(part.get(argument, 0), min(1, share) * part.get(name, 0))
+    return {
+        int(arguments[0]): part.get(name, 0) for name, _, operation, arguments, _ in lines if operation == "parameter"
+    }
 
 
 def kernels(text):
@@ -88,8 +90,8 @@ def kernels(text):
         if operation in FREE:
             continue
         called = re.search(r"calls=%([\w.\-]+)", rest)
-        less = picked(text, called.group(1)) if called else {}
-        sizes = {a: less.get(number, size(shapes.get(a, ""))) for number, a in enumerate(arguments)}
+        part = picked(text, called.group(1)) if called else {}
+        sizes = {a: part.get(number, 1) * size(shapes.get(a, "")) for number, a in enumerate(arguments)}
         found[name] = size(shape) + sum(sizes.values()), shape
     return found
 
