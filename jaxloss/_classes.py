@@ -9,13 +9,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
+from ._devices import spread_like
 from ._numerics import (
+    again,
     at_least_float32,
     change,
     log_sum,
-    pick,
+    pick_shifted,
     shift,
+    sums,
     times,
+    upcast,
 )
 from ._reduce import reduce
 from ._rows import surprise
@@ -247,7 +251,7 @@ def sparsemax_loss(
 
     Note:
         torch has no such loss. optax calls this multiclass_sparsemax_loss, and its sparsemax_loss is
-        `binary_sparsemax_loss` here. It sorts the classes.
+        `binary_sparsemax_loss` here.
 
     References:
         Martins and Astudillo (2016), "From Softmax to Sparsemax", https://arxiv.org/abs/1602.02068
@@ -255,29 +259,75 @@ def sparsemax_loss(
     name = "sparsemax_loss"
     rows = _rows(name, input, target, ignore_index, axis, where)
     axis, logits = rows.axis, rows.logits
+    counted = rows.counted if rows.indexed else None
+    z, top = shift(logits, axis)
+    top = _check.masked(top, counted)
+    conjugate = _conjugate(logits, top, counted, axis)
     if rows.indexed:
-        logits = _check.masked(logits, rows.counted)
-    z, _ = shift(logits, axis)
-    # The sums run over a set of classes that is constant to differentiation.
-    support = _support(lax.stop_gradient(z), axis)
-    inside = jnp.where(support, z, 0)
-    tau = (jnp.sum(inside, axis, keepdims=True) - 1) / jnp.maximum(jnp.sum(support, axis, keepdims=True), 1)
-    conjugate = jnp.sum(jnp.where(support, inside * inside - tau * tau, 0), axis, keepdims=True) / 2
-    if rows.indexed:
-        loss = _spoilt(conjugate - pick(z, rows.target, axis) + 0.5, rows)
+        loss = _spoilt(conjugate - pick_shifted(logits, top, rows.target, axis) + 0.5, rows)
     else:
         q = rows.target
         loss = jnp.sum(times(q, conjugate - z) + q * q / 2, axis)
     return reduce(name, loss, reduction, rows.keep)
 
 
-def _support(z: Array, axis: int) -> Array:
-    """The classes to which sparsemax gives a probability above 0."""
-    down = jnp.flip(jnp.sort(z, axis), axis)
-    rank = _labels.along(axis, z, jnp.arange(1, z.shape[axis] + 1))
-    above = 1 + rank * down > jnp.cumsum(down, axis)  # in the largest `rank` classes only if it holds
-    least = jnp.min(jnp.where(above, down, jnp.inf), axis, keepdims=True)
-    return ~(z < least)  # NaN among them
+def _shifted(x: Array, top: Array, counted: Array | None) -> Array:
+    return upcast(_check.masked(x, counted)) - top
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _conjugate(x: Array, top: Array, counted: Array | None, axis: int) -> Array:
+    """½ Σ (z² - τ²) over the classes of z = x - top that are above the threshold τ, `axis` kept."""
+    return _conjugate_at(_threshold(x, top, counted, axis), x, top, counted, axis)
+
+
+def _conjugate_at(tau: Array, x: Array, top: Array, counted: Array | None, axis: int) -> Array:
+    high = jnp.maximum(tau, _shifted(x, top, counted))
+    return jnp.expand_dims(sums([(high - tau) * (high + tau)], axis)[0], axis) / 2
+
+
+@_conjugate.defjvp
+def _conjugate_jvp(
+    axis: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Array, Any, Any]
+) -> tuple[Array, Array]:
+    # It is the largest p·z - p·p / 2 + 1/2 of all probabilities p, and has that p for a gradient.
+    (x, top, counted), tau = primals, _threshold(*primals, axis)
+    y, still, held = again(x, top, tau)
+    z = _shifted(y, still, counted)
+    p = jnp.where(z <= held, 0, z - held)
+    return _conjugate_at(tau, *primals, axis), jnp.sum(p * tangents[0], axis, keepdims=True)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _threshold(x: Array, top: Array, counted: Array | None, axis: int) -> Array:
+    """The τ with Σ max(0, x - top - τ) = 1 in each row, `axis` kept.
+
+    Newton's method from below: the sum is convex in τ and made of straight pieces, so that each step leaves out some of
+    the classes until none is left to leave out. That takes about five passes over a row, and to sort it as long as many.
+    """
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count = state[1]
+        y, tau = lax.optimization_barrier((x, state[0]))  # or it would be widened, and kept so, ahead of the loop
+        above = _shifted(y, top, counted) - tau
+        found = sums([jnp.where(above > 0, above, 0), jnp.where(above > 0, 1.0, 0.0).astype(top.dtype)], axis)
+        total, left = (jnp.expand_dims(a, axis) for a in found)
+        return jnp.maximum(tau, tau + (total - 1) / jnp.maximum(left, 1)), left, count
+
+    none = spread_like(jnp.zeros_like(top), top)
+    tau, _, _ = lax.while_loop(lambda state: jnp.any(state[1] != state[2]), step, (none - 1, none - 1, none))
+    return tau
+
+
+@_threshold.defjvp
+def _threshold_jvp(
+    axis: int, primals: tuple[Array, Array, Array | None], tangents: tuple[Array, Any, Any]
+) -> tuple[Array, Array]:
+    # τ = (Σ z - 1) / count over the classes above it.
+    tau = _threshold(*primals, axis)
+    above = _shifted(*primals) > tau
+    count = jnp.sum(above, axis, keepdims=True, dtype=tau.dtype)
+    return tau, jnp.sum(jnp.where(above, tangents[0], 0), axis, keepdims=True) / jnp.maximum(count, 1)
 
 
 def binary_sparsemax_loss(

@@ -253,7 +253,7 @@ def lengths(vectors: Vectors, axis: int, eps: Number | None, *arrays: Array) -> 
 
     def squared(*arrays: Array) -> tuple[list[Array], list[Array]]:
         narrow = any(x.dtype.itemsize < 4 for x in arrays)
-        squares = _sums([jnp.square(v) for v in vectors(*arrays)], axis, narrow)
+        squares = sums([jnp.square(v) for v in vectors(*arrays)], axis, narrow)
         found = [_at_least(jnp.sqrt(square), eps) for square in squares]
         return found, found
 
@@ -305,7 +305,7 @@ def _cosine(axis: int, smooth: bool, eps: Number, *vectors: Array) -> list[Array
 
     def squared(*vectors: Array) -> tuple[list[Array], list[Array]]:
         a, b = widened(*vectors)
-        product, *squares = _sums([a * b, a * a, b * b], axis)
+        product, *squares = sums([a * b, a * a, b * b], axis)
         found = [jnp.sqrt(x + eps) if smooth else jnp.maximum(jnp.sqrt(x), eps) for x in squares]
         return [reduce(jnp.divide, found, product), *found], found
 
@@ -373,7 +373,7 @@ def _length_of(same: tuple[Array, ...], axis: int) -> Array:
     return jnp.where(plain < 1 / far, jnp.sqrt(small) / step, length)
 
 
-def _sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
+def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
     """The sum of each along `axis`, in one pass over all on a CPU.
 
     XLA makes a vectorised loop of several sums at once that add a few long vectors: the parts of a row, and for one sum

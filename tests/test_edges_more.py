@@ -211,6 +211,20 @@ def test_sparsemax_is_exactly_zero_beyond_its_margin():
     np.testing.assert_allclose(tied, [-0.75, 0.25, 0.25, 0.25])
 
 
+def test_the_threshold_of_sparsemax_is_found_for_any_scale_and_with_ties():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((12, 256)).astype(np.float32) * np.logspace(-3, 3, 12, dtype=np.float32)[:, None]
+    x = np.concatenate([x, np.round(2 * x)])
+    slope = jax.jit(jax.grad(lambda x: jaxloss.sparsemax_loss(x, np.zeros(24, int), reduction="sum")))(x)
+    p = np.asarray(slope) + (np.arange(256) == 0)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=2e-5)
+    down = -np.sort(-x.astype(float), 1)
+    excess = np.cumsum(down, 1) - np.arange(1, 257) * down  # of all above a class over it: below 1 where it is in
+    threshold = np.where(excess < 1, down, np.inf).min(1, keepdims=True)
+    np.testing.assert_array_equal(p[x < threshold], 0)
+    assert np.all(p[x > threshold + 1e-4 * np.abs(threshold)] > 0)
+
+
 def test_two_classes_of_sparsemax_are_the_binary_loss():
     x = np.array([0.3, -0.7, 1.5, -2.0, 1.0])
     both = np.stack([x, np.zeros(5)], 1)
