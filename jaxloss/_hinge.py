@@ -1,5 +1,6 @@
 """Losses of linear classifiers: hinge, squared hinge and perceptron, for two classes and for many."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import again, at_least_float32, one_hot, pick, positive_part, reread, upcast
-from ._reduce import reduce
+from ._devices import alone
+from ._numerics import again, at_least_float32, one_hot, pick, positive_part, upcast
+from ._reduce import MANY, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -255,14 +257,14 @@ def multiclass_perceptron_loss(
         Collins (2002), "Discriminative Training Methods for Hidden Markov Models: Theory and Experiments with
         Perceptron Algorithms".
     """
-    return _multiclass("multiclass_perceptron_loss", input, target, None, 1, axis, where, reduction)
+    return _multiclass("multiclass_perceptron_loss", input, target, 0.0, 1, axis, where, reduction)
 
 
 def _multiclass(
     name: str,
     input: ArrayLike,
     target: ArrayLike,
-    margin: Number | None,
+    margin: Number,
     p: int,
     axis: int | None,
     where: ArrayLike | None,
@@ -273,61 +275,68 @@ def _multiclass(
     index, keep = _labels.rows(name, target, x, axis, where)
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
     x = _check.masked(x, counted)
-    if margin is None:
-        return reduce(name, _lead(x, right, axis), reduction, keep)
     margin = _check.number(name, "margin", margin, at_least_float32(x.dtype))
-    own = upcast(jnp.squeeze(pick(x, right, axis), axis))
-    excess = positive_part(margin - own + _best_other(x, right, axis))
+    best, _ = _best_other(x, right, axis, False)
+    excess = positive_part(margin + _apart(best, upcast(jnp.squeeze(pick(x, right, axis), axis))))
     return reduce(name, _labels.spoiled(jnp.ones_like(excess), index) * _power(excess, p), reduction, keep)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _best_other(x: Array, right: Array, axis: int) -> Array:
-    """The highest score of another class, or -inf if there is none."""
-    return _highest(jnp.where(one_hot(right, x, axis), -jnp.inf, x), axis)
+@jax.custom_jvp
+def _apart(a: Array, b: Array) -> Array:
+    """a - b, and 0 for equal infinities, with the derivatives of a difference."""
+    return jnp.where(a == b, 0, a - b)
+
+
+@_apart.defjvp
+def _apart_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return _apart(*primals), tangents[0] - tangents[1]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _best_other(x: Array, right: Array, axis: int, counted: bool) -> tuple[Array, Array]:
+    """The highest score of another class, -inf if there is none, and if they are to be `counted` how many have it."""
+    others = jnp.where(one_hot(right, x, axis), -jnp.inf, upcast(x))
+    parts = _parts(others, axis)
+    if parts == 1 or others.size < MANY or not alone():
+        best = _highest(others, axis)
+        return best, jnp.sum(others == jnp.expand_dims(best, axis), axis, dtype=best.dtype) if counted else best
+    return _best_of_parts(others.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, counted)
 
 
 @_best_other.defjvp
-def _best_other_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    best = _best_other(*primals, axis)
-    share, _ = _share_of_ties(*primals, jnp.expand_dims(best, axis), axis)
-    return best, jnp.sum(share * tangents[0], axis)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _lead(x: Array, right: Array, axis: int) -> Array:
-    """How far the highest score is above that of the right class, NaN without one."""
-    own, top = upcast(jnp.squeeze(pick(x, right, axis), axis)), _highest(x, axis)
-    return _labels.spoiled(jnp.where(own == top, 0, top - own), jnp.squeeze(right, axis))
-
-
-@_lead.defjvp
-def _lead_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
-    # The right class has a slope where another is above it or ties with it.
-    (x, right), lead = primals, _lead(*primals, axis)
-    share, others = _share_of_ties(x, right, upcast(jnp.max(lax.stop_gradient(x), axis, keepdims=True)), axis)
-    behind = (jnp.expand_dims(lead, axis) > 0) | (others > 0)
-    slope = jnp.where(one_hot(right, x, axis), -behind.astype(share.dtype), _labels.spoiled(share, right))
-    return lead, jnp.sum(slope * tangents[0], axis)
+def _best_other_jvp(
+    axis: int, counted: bool, primals: tuple[Array, Array], tangents: tuple[Array, Any]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    # Classes that tie share the slope.
+    best, ties = _best_other(*primals, axis, True)
+    x, top, each = again(primals[0], lax.stop_gradient(best), jnp.where(best == -jnp.inf, 0, 1 / ties))
+    is_best = (upcast(x) >= jnp.expand_dims(top, axis)) & ~one_hot(primals[1], x, axis)
+    share = lax.stop_gradient(jnp.where(is_best, jnp.expand_dims(each, axis), 0))
+    return (best, ties), (jnp.sum(share * tangents[0], axis), jnp.zeros_like(ties))
 
 
 def _highest(x: Array, axis: int) -> Array:
     """The highest score, and NaN where one is: the maxima of a CPU's fast pass leave it out, sums do not."""
-    wide = upcast(reread(x))
-    return upcast(jnp.max(x, axis)) + 0 * jnp.sum(1 / (1 + jnp.abs(wide)), axis)  # finite for infinite scores
+    return jnp.max(x, axis) + 0 * jnp.sum(1 / (1 + jnp.abs(x)), axis)  # finite for infinite scores
 
 
-def _share_of_ties(x: Array, right: Array, top: Array, axis: int) -> tuple[Array, Array]:
-    """What share each class but the right one has in the highest score `top`, and how many have one: they tie.
+def _parts(x: Array, axis: int) -> int:
+    """In how many parts the classes fall, of which a CPU compares all the first, then all the second scores at once."""
+    classes, after = x.shape[axis], math.prod(x.shape[axis + 1 :])
+    return next((parts for parts in range(8, 1, -1) if classes % parts == 0 and classes * after >= 32 * parts), 1)
 
-    Both are constants to differentiation.
-    """
-    x, top = lax.stop_gradient((x, top))
-    most = np.finfo(top.dtype).max
-    top = jnp.clip(top, -most, most)
-    # 1 for a score that is equal, 0 for another, without a comparison
-    ties = jnp.sum(jnp.maximum(1 - jnp.abs(upcast(x) - top) * most, -0.0), axis, keepdims=True)
-    others = ties - (pick(x, right, axis) == top)
-    share = jnp.where(others > 1, 1 / others, 1)
-    (top,) = again(top)
-    return jnp.where((x >= top) & ~one_hot(right, x, axis), share, 0), others
+
+def _best_of_parts(x: Array, axis: int, counted: bool) -> tuple[Array, Array]:
+    """The highest of the scores on `axis` and the next one, and how many there are, found in one loop over them."""
+
+    def higher(a: list[Array], b: list[Array]) -> list[Array]:
+        first = (a[0] > b[0]) | jnp.isnan(a[0])
+        best = jnp.where(first, a[0], b[0])
+        return [best, jnp.where(a[0] == b[0], a[1] + b[1], jnp.where(first, a[1], b[1]))] if counted else [best]
+
+    each, none = ([x, jnp.ones_like(x)], [-np.inf, 0]) if counted else ([x], [-np.inf])
+    found = lax.reduce(each, [np.array(number, x.dtype) for number in none], higher, (axis,))
+    best = _highest(found[0], axis)
+    if not counted:
+        return best, best
+    return best, jnp.sum(jnp.where(found[0] == jnp.expand_dims(best, axis), found[1], 0), axis)

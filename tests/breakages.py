@@ -15,7 +15,10 @@ ROOT = Path(__file__).parent.parent
 BREAKAGES = [
     ("_numerics.py", "bound = jnp.minimum(jnp.abs(a) * most, most) * most", "bound = most", "times or inf or bce"),
     ("_numerics.py", "isinstance(tangent, SymbolicZero)", "False", "bce or inf"),
-    ("_hinge.py", "jnp.where(others > 1, 1 / others, 1)", "1.0", "scores_tie"),
+    ("_hinge.py", "jnp.where(best == -jnp.inf, 0, 1 / ties)", "jnp.ones_like(best)", "scores_tie"),
+    ("_hinge.py", "jnp.where(best == -jnp.inf, 0, 1 / ties)", "1 / ties", "infinities"),
+    ("_hinge.py", "a[1] + b[1]", "a[1]", "many_classes_that_tie"),
+    ("_hinge.py", "(a[0] > b[0]) | jnp.isnan(a[0])", "a[0] > b[0]", "many_classes_that_tie"),
     ("_focal.py", "gamma * divide((1 - 2 * t) * yes * no, wrong) * held", "0 * x", "focal"),
     ("_focal.py", "np.finfo(dtype).tiny ** 0.5", "np.finfo(dtype).tiny", "focal"),
     ("_errors.py", "jnp.where(d > 0, q, jnp.where(d < 0, q - 1, 0))", "jnp.where(d > 0, q, q - 1)", "quantile"),
@@ -182,14 +185,14 @@ BREAKAGES = [
     ("_errors.py", "jnp.maximum(absolute(t), eps)", "absolute(t)", "percentage_of"),
     (
         "_hinge.py",
-        "jnp.where(one_hot(right, x, axis), -jnp.inf, x)",
-        "jnp.where(one_hot(right, x, axis), 0, x)",
+        "jnp.where(one_hot(right, x, axis), -jnp.inf, upcast(x))",
+        "jnp.where(one_hot(right, x, axis), 0, upcast(x))",
         "multiclass_hinge",
     ),
     (
         "_hinge.py",
-        "others = ties - (pick(x, right, axis) == top)",
-        "others = ties",
+        "(upcast(x) >= jnp.expand_dims(top, axis)) & ~one_hot(primals[1], x, axis)",
+        "upcast(x) >= jnp.expand_dims(top, axis)",
         "scores_tie",
     ),
     (

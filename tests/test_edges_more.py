@@ -115,6 +115,29 @@ def test_multiclass_hinge_of_one_class_and_of_infinities(loss):
     value, grad = value_and_grad(loss, jnp.array([1.0, -INF, 0.5]), 2)
     assert np.isfinite(value)
     assert grad.tolist() == [1, 0, -1]
+    value, grad = value_and_grad(loss, jnp.array([0.0, -INF, -INF]), 0)
+    assert value == 0
+    assert grad.tolist() == [0, 0, 0]
+    assert value_and_grad(jaxloss.multiclass_perceptron_loss, jnp.array([-INF, -INF]), 0)[1].tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("loss", [jaxloss.multiclass_hinge_loss, jaxloss.multiclass_perceptron_loss])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_multiclass_hinges_of_many_classes_that_tie(loss, dtype):
+    """A batch that a CPU compares in parts, against its rows one by one."""
+    rng = np.random.default_rng(0)
+    x = np.round(rng.standard_normal((64, 1024))).astype(np.float32)
+    x[0], x[1, 7], x[2, 900], x[3, ::200], x[4, 1], x[5, 1000] = -INF, INF, -INF, INF, np.nan, np.nan
+    x, y = jnp.asarray(x, dtype), jnp.asarray(rng.integers(0, 1024, 64)).at[5].set(3)
+
+    def total(x, y):
+        return loss(x, y, reduction="sum")
+
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(total)))(x, y)
+    whole = run(loss, x, y, reduction="none")
+    np.testing.assert_array_equal(np.isnan(whole), np.isin(np.arange(64), [4, 5]))
+    np.testing.assert_array_equal(whole, values)
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(x, y).astype(np.float32), slopes.astype(np.float32))
 
 
 # Losses over classes
