@@ -303,7 +303,7 @@ def _threshold(x: Array, top: Array, counted: Array | None, axis: int) -> Array:
     """The τ with Σ max(0, x - top - τ) = 1 in each row, `axis` kept.
 
     Newton's method from below: the sum is convex in τ and made of straight pieces, so that each step leaves out some of
-    the classes until none is left to leave out. That takes about five passes over a row, and to sort it as long as many.
+    the classes until none is left to leave out. That takes about five passes over a row, where sorting takes hundreds.
     """
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -6,11 +6,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import at_least_float32, by_itself, one_hot, pick, positive_part, softplus, softplus_mix, times, upcast
+from ._numerics import (
+    again,
+    at_least_float32,
+    by_itself,
+    one_hot,
+    pick,
+    positive_part,
+    softplus,
+    softplus_mix,
+    sums,
+    times,
+    upcast,
+)
 from ._reduce import reduce, sum_in_loop
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -60,7 +71,7 @@ def hinge_embedding_loss(
     margin = _check.number(name, "margin", margin, x.dtype)
     apart = positive_part(margin - x)
     loss = jnp.where(y == 1, x, jnp.where(y == -1, apart, apart + x))
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, loss, reduction, keep, in_loop=True)
 
 
 def margin_ranking_loss(
@@ -262,38 +273,44 @@ def multi_margin_loss(
     w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], at_least_float32(x.dtype))
 
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
-    x = upcast(_check.masked(x, counted))
-    excess = jnp.squeeze(_excess_of_others(x, margin - pick(x, right, axis), right, axis, p), axis)
-    loss = excess / x.shape[axis]
-    return reduce(name, _labels.spoiled(_labels.of_target(w, index, x.dtype), index) * loss, reduction, keep)
+    x = _check.masked(x, counted)
+    (excess,) = _excess_of_others(x, margin - upcast(pick(x, right, axis)), right, axis, (p,))
+    scale = _labels.spoiled(_labels.of_target(w, index, excess.dtype), index)
+    return reduce(name, scale * (excess / x.shape[axis]), reduction, keep)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _excess_of_others(x: Array, gap: Array, right: Array, axis: int, p: int) -> Array:
-    """Σ max(0, x + gap)^p over all classes but the right one, `axis` kept, with derivative 0 where the gap is met."""
+def _excess_of_others(x: Array, gap: Array, right: Array, axis: int, powers: tuple[int, ...]) -> list[Array]:
+    """Σ max(0, x + gap)^p for each p, over all classes but the right one; for p = 0 how many are above 0."""
     excess = _excess(x, gap, right, axis)
-    return jnp.sum(excess if p == 1 else excess * excess, axis, keepdims=True)
+    return sums([_power(excess, p) for p in powers], axis)
 
 
 def _excess(x: Array, gap: Array, right: Array, axis: int) -> Array:
+    x = upcast(x)
     return jnp.where((x + gap <= 0) | one_hot(right, x, axis), 0, x + gap)
+
+
+def _power(excess: Array, p: int) -> Array:
+    return jnp.where(excess > 0, 1.0, 0.0).astype(excess.dtype) if p == 0 else excess if p == 1 else excess * excess
 
 
 @_excess_of_others.defjvp
 def _excess_of_others_jvp(
-    axis: int, p: int, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Any]
-) -> tuple[Array, Array]:
-    # Every class that is too high pushes against the gap, which all of them share.
-    (dx, dgap, _), excess = tangents, _excess(*primals, axis)
-    if p == 1:
-        slope = (excess > 0).astype(excess.dtype)
-        # The same without a comparison.
-        push = jnp.sum(jnp.minimum(excess * np.finfo(excess.dtype).max, 1), axis, keepdims=True)
-        push = lax.stop_gradient(push)
-    else:
-        slope, push = 2 * excess, 2 * jnp.sum(excess, axis, keepdims=True)
-    push = by_itself(push)
-    return _excess_of_others(*primals, axis, p), jnp.sum(slope * dx, axis, keepdims=True) + push * dgap
+    axis: int, powers: tuple[int, ...], primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Any]
+) -> tuple[list[Array], list[Array]]:
+    # Every class that is too high pushes against the gap, which all of them share. Where the gap is met none does.
+    lower = tuple(p - 1 for p in powers if p > 0)
+    needed = tuple({*powers, *lower})
+    found = dict(zip(needed, _excess_of_others(*primals, axis, needed), strict=True))
+    (dx, dgap, _), excess = tangents, _excess(*again(*primals), axis)
+
+    def change(p: int) -> Array:
+        if p == 0:
+            return jnp.zeros_like(found[p])
+        return p * (jnp.sum(_power(excess, p - 1) * dx, axis) + by_itself(found[p - 1]) * jnp.squeeze(dgap, axis))
+
+    return [found[p] for p in powers], [change(p) for p in powers]
 
 
 def multilabel_margin_loss(
