@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _check, _labels
+from ._devices import is_split, spread_like
 from ._numerics import (
     again,
     at_least_float32,
@@ -19,6 +21,7 @@ from ._numerics import (
     softplus,
     softplus_mix,
     sums,
+    taken,
     times,
     upcast,
 )
@@ -350,8 +353,8 @@ def multilabel_margin_loss(
         Array(0.85, dtype=float32)
 
     Note:
-        As in torch, no derivative passes where the margin is met exactly. It compares every pair of classes, C² of
-        them for each sample.
+        As in torch, no derivative passes where the margin is met exactly. It compares each label of a sample
+        with each class.
 
     References:
         https://pytorch.org/docs/stable/generated/torch.nn.functional.multilabel_margin_loss.html
@@ -363,65 +366,114 @@ def multilabel_margin_loss(
     if labels.shape != x.shape:
         raise ValueError(f"{name}: `target` must have the shape of `input`, got {labels.shape} and {x.shape}.")
     keep = _check.mask(name, where, _check.without(axis, x.shape))
-    labels = _labels.narrowed(labels, x.shape[axis])
-    if keep is not None:  # a masked sample has no label
-        sample = jnp.expand_dims(keep, axis)
-        x, labels = _check.masked(x, sample), _check.masked(labels, sample, harmless=-1)
-
-    x, labels = jnp.moveaxis(upcast(x), axis, -1), jnp.moveaxis(labels, axis, -1)
-    classes = x.shape[-1]
-    listed = jnp.cumprod(labels != -1, axis=-1).astype(bool)  # up to the first -1
-    loss = _multilabel_margin(x, jnp.where(listed, labels, -1)) / classes
-
-    unknown = jnp.any(listed & (labels == classes), -1, keepdims=True)
-    spoilt = jnp.sum(jnp.where(unknown, x, 0) * jnp.where(unknown, jnp.nan, 1), -1)  # 0 in every good sample
-    return reduce(name, loss + spoilt, reduction, keep)
+    if not isinstance(labels, jax.Array):
+        labels = _labels.narrowed(labels, x.shape[axis])
+    counted = None if keep is None else jnp.expand_dims(keep, axis)
+    x, labels = (jnp.moveaxis(a, axis, -1) for a in (_check.masked(x, counted), labels))
+    loss = _multilabel_margin(x, labels, jnp.ones(x.shape[:-1], bool) if keep is None else keep)
+    return reduce(name, loss / x.shape[-1], reduction, keep)
 
 
 @jax.custom_jvp
-def _multilabel_margin(x: Array, labels: Array) -> Array:
-    """Σ max(0, 1 - x at a label + x at no label), over the labels in front of the -1s and over the other classes."""
+def _multilabel_margin(x: Array, labels: Array, keep: Array) -> Array:
+    """Σ max(0, 1 - x at a label + x at no label), over the labels in front of the -1s and over the other classes.
 
-    def add(total: Array, other: Array, own: Array, hit: Array) -> Array:
-        return total + jnp.sum(jnp.where(other, positive_part(1 - own + x), 0), -1)
+    NaN where one of the labels is no class.
+    """
+    named, unknown = _named(x, labels, keep)
 
-    return _over_labels(add, jnp.sum(_nothing(x), -1), x, labels)
+    def add(total: Array, index: Array) -> Array:
+        wide, gap = upcast(x)[..., None, :], _gap(x, index)
+        excess = _over_few(jnp.where(wide <= -gap, 0, wide + gap))
+        return total + jnp.sum(jnp.where(named, 0, excess), -1)
+
+    return jnp.where(unknown, jnp.nan, _by_few_labels(add, jnp.sum(_nothing(x), -1), x, labels, keep))
 
 
 @_multilabel_margin.defjvp
-def _multilabel_margin_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+def _multilabel_margin_jvp(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Any, Any]
+) -> tuple[Array, Array]:
     # Linear between kinks: of each pair that counts, +1 for the other class and -1 for the label.
-    (x, labels), (dx, _) = primals, tangents
+    (x, labels, keep), (dx, _, _) = primals, tangents
     still = lax.stop_gradient(x)  # a loop of unknown length has no reverse mode, and needs none
+    named, unknown = _named(still, labels, keep)
 
-    def add(slope: Array, other: Array, own: Array, hit: Array) -> Array:
-        pairs = (other & (1 - own + still > 0)).astype(x.dtype)
-        return slope + pairs - hit * jnp.sum(pairs, -1, keepdims=True)
+    def add(slope: Array, index: Array) -> Array:
+        gap = _gap(still, index)
 
-    slope = _over_labels(add, _nothing(still), still, labels)
-    return _multilabel_margin(x, labels), jnp.sum(slope * dx, -1)
+        def above(x: Array) -> Array:
+            return jnp.where(upcast(x)[..., None, :] <= -gap, 0.0, 1.0).astype(gap.dtype)
+
+        halves = jnp.split(above(jnp.where(named, -jnp.inf, still)), 1 + (gap.shape[-2] % 2 == 0), -2)
+        of_label = lax.optimization_barrier(jnp.concatenate(sums(halves, -1), -1))
+        of_named = _over_few(jnp.where(_hits(still, index), of_label[..., None], 0))
+        return slope + jnp.where(named, -of_named, _over_few(above(still)))
+
+    slope = jnp.where(unknown[..., None], jnp.nan, _by_few_labels(add, _nothing(still), still, labels, keep))
+    return _multilabel_margin(*primals), jnp.sum(slope * dx, -1)
 
 
 def _nothing(x: Array) -> Array:
     """Zeros that lie on devices as `x` does, for a loop to begin with."""
-    return jnp.where(jnp.isnan(x) & False, x, 0)
+    return upcast(jnp.where(jnp.isnan(x) & False, x, 0))
 
 
-def _over_labels(add: Callable[..., Array], total: Array, x: Array, labels: Array) -> Array:
-    """`add` for one label of each row after the other, up to the longest list: pairs of classes would be C² a row."""
-    places = jnp.arange(x.shape[-1], dtype=labels.dtype)
+def _named(x: Array, labels: Array, keep: Array) -> tuple[Array, Array]:
+    """Which classes are a label of each sample, and whether one of its labels is no class."""
 
-    def label(number: Array) -> tuple[Array, Array]:
-        index = lax.dynamic_index_in_dim(labels, number, -1)
-        return index, places == index
+    def add(found: tuple[Array, Array], index: Array) -> tuple[Array, Array]:
+        named, unknown = found
+        return named | jnp.any(_hits(x, index), -2), unknown | jnp.any(index == x.shape[-1], -1)
 
-    most = jnp.max(jnp.sum(labels != -1, -1), initial=0)
-    named = lax.fori_loop(0, most, lambda k, named: named | label(k)[1], _nothing(x) != 0)
+    nothing = _nothing(x)
+    return _by_few_labels(add, (nothing != 0, jnp.sum(nothing, -1) != 0), x, labels, keep)
 
-    def step(number: Array, total: Array) -> Array:
-        index, hit = label(number)
-        other = ~named & (index != -1)
-        return add(total, other, jnp.sum(jnp.where(hit, x, 0), -1, keepdims=True), hit)
 
-    found: Array = lax.fori_loop(0, most, step, total)
-    return found
+def _hits(x: Array, index: Array) -> Array:
+    """Where a class is a label, for each of a few labels."""
+    return jnp.arange(x.shape[-1], dtype=index.dtype) == index[..., None]
+
+
+def _gap(x: Array, index: Array) -> Array:
+    """1 - x at each of a few labels; -inf for none, so that nothing reaches it. In an array that all classes share."""
+    if is_split(x, x.ndim - 1):
+        own = jnp.sum(jnp.where(_hits(x, index), x[..., None, :], 0), -1)
+    else:
+        own = taken(x, jnp.maximum(index, 0), x.ndim - 1)
+    gap: Array = lax.optimization_barrier(jnp.where(index == -1, -jnp.inf, 1 - upcast(own)))
+    return gap[..., None]
+
+
+def _over_few(x: Array) -> Array:
+    """The sum over a few labels, in the loop that computes its numbers: this addition XLA leaves to no library."""
+    return lax.reduce(x, np.zeros((), x.dtype), lambda a, b: a - (-b), (x.ndim - 2,))
+
+
+State = TypeVar("State")
+
+
+def _by_few_labels(
+    add: Callable[[State, Array], State], state: State, x: Array, labels: Array, listing: Array
+) -> State:
+    """`add` for a few labels of each sample after the other, up to the longest list; -1 where a list has ended.
+
+    All pairs of classes at once would be C² for a sample.
+    """
+    classes = x.shape[-1]
+    few = min(8, classes)
+
+    def step(carry: tuple[Array, Array, State]) -> tuple[Array, Array, State]:
+        first, listing, state = carry
+        start = jnp.minimum(first, classes - few)
+        index = _labels.narrowed(lax.dynamic_slice_in_dim(labels, start, few, -1), classes)
+        place = jnp.arange(few)
+        read = start + place < first
+        end = jnp.min(jnp.where((index == -1) & ~read, place, few), -1, keepdims=True)
+        index = jnp.where(read | (place >= end) | ~listing[..., None], -1, index)
+        return first + few, listing & (end[..., 0] == few), add(state, index)
+
+    listing = spread_like(listing, jnp.sum(_nothing(x), -1))
+    carry = (jnp.zeros((), jnp.int32), listing, state)
+    found = lax.while_loop(lambda carry: jnp.any(carry[1]) & (carry[0] < classes), step, carry)
+    return found[2]

@@ -150,6 +150,29 @@ def test_an_index_out_of_range_spoils_its_row_and_no_other(loss, bad):
     assert np.isnan(grad[1]).all()
 
 
+@pytest.mark.parametrize("classes", [7, 21, 128])
+def test_multilabel_margin_of_lists_of_every_length(classes):
+    """They are read a few labels at a time; some labels stand there twice, and some classes lie on the margin."""
+    rng = np.random.default_rng(0)
+    x = np.round(2 * rng.standard_normal((classes + 1, classes))) / 2
+    y = rng.integers(0, classes, x.shape)
+    for row, labels in enumerate(y):
+        labels[row : row + 1] = -1
+    values, slopes = np.zeros(len(x)), np.zeros_like(x)
+    for row, labels in enumerate(y):
+        labels = labels[:row]
+        others = np.setdiff1d(np.arange(classes), labels)
+        for label in labels:
+            reach = 1 - x[row, label] + x[row, others]
+            values[row] += reach[reach > 0].sum() / classes
+            slopes[row, others] += (reach > 0) / classes
+            slopes[row, label] -= (reach > 0).sum() / classes
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y)
+    got, pull = jax.vjp(lambda x: jaxloss.multilabel_margin_loss(x, y, reduction="none"), x)
+    np.testing.assert_allclose(got, values, rtol=1e-6)
+    np.testing.assert_allclose(pull(jnp.ones_like(got))[0], slopes, rtol=1e-6, atol=1e-6)
+
+
 def test_multilabel_margin_reads_up_to_the_first_minus_one():
     x = jnp.array([[0.1, 0.2, 0.4, 0.8]])
     expected = jaxloss.multilabel_margin_loss(x, jnp.array([[3, 0, -1, -1]]))
