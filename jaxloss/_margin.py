@@ -306,7 +306,8 @@ def _excess_of_others_jvp(
     lower = tuple(p - 1 for p in powers if p > 0)
     needed = tuple({*powers, *lower})
     found = dict(zip(needed, _excess_of_others(*primals, axis, needed), strict=True))
-    (dx, dgap, _), excess = tangents, _excess(*again(*primals), axis)
+    (dx, dgap, _), (x, gap) = tangents, again(*primals[:2])
+    excess = _excess(x, gap, primals[2], axis)
 
     def change(p: int) -> Array:
         if p == 0:
@@ -447,7 +448,8 @@ def _gap(x: Array, index: Array) -> Array:
 
 def _over_few(x: Array) -> Array:
     """The sum over a few labels, in the loop that computes its numbers: this addition XLA leaves to no library."""
-    return lax.reduce(x, np.zeros((), x.dtype), lambda a, b: a - (-b), (x.ndim - 2,))
+    total: Array = lax.reduce(x, np.zeros((), x.dtype), lambda a, b: a - (-b), (x.ndim - 2,))
+    return total
 
 
 State = TypeVar("State")

@@ -445,9 +445,8 @@ def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 
 
 def _softplus_of_minus(x: Array) -> Array:
-    """log(1 + e^-|x|), for values only: -log(1 - p) with p = 1 / (1 + e^|x|)."""
-    less = _less_likely(x)
-    return twice_artanh(less / (2 - less))
+    """log(1 + e^-|x|), for values only."""
+    return twice_artanh(1 / (1 + 2 * jnp.exp(jnp.abs(x))))
 
 
 def twice_artanh(z: Array) -> Array:
