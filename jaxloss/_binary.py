@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import TORCH_EPSILON, softplus_mix, times
+from ._numerics import TORCH_EPSILON, again, softplus_mix, times, widened
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Reduced, Reduction
 
@@ -56,6 +56,7 @@ def binary_cross_entropy(
     """
     name = "binary_cross_entropy"
     p, t, keep = _check.pair(name, input, target, where)
+    p, t = _check.as_given((p, t), _check.dtypes(name, input=input, target=target))
     return _weighted(name, _binary_cross_entropy(p, t), weight, keep, reduction)
 
 
@@ -69,18 +70,21 @@ def _log_and_complement(p: Array) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _binary_cross_entropy(p: Array, t: Array) -> Array:
-    least = 0 * t - 100  # no constant, which XLA would put second: a CPU's fast pass would take it for a NaN
+    p, t = widened(p, t)
+    # No constant, which XLA would put second: a CPU's fast pass would take it for a NaN. Nor made of the 0 that the
+    # derivative has too, which it would spread in memory.
+    least = -0.0 * t - 100
     return (t - 1) * jnp.maximum(least, jnp.log1p(-p)) - t * jnp.maximum(least, jnp.log(p))
 
 
 @_binary_cross_entropy.defjvp
 def _binary_cross_entropy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     # dℓ = (p - t) / (p (1 - p)) dp + (log(1 - p) - log p) dt. The floor keeps p = t = 0 or 1 at 0 and not 0/0.
-    (p, t), (dp, dt) = primals, tangents
+    (dp, dt), (p, t) = widened(*tangents), widened(*again(*primals))
     log_p, log_q = _log_and_complement(p)
     outside = jnp.where((p < 0) | (p > 1), jnp.nan, 1)
     slope = (p - t) / jnp.maximum(p * (1 - p), TORCH_EPSILON) * outside
-    return _binary_cross_entropy(p, t), slope * dp + (log_q - log_p) * dt
+    return _binary_cross_entropy(*primals), slope * dp + (log_q - log_p) * dt
 
 
 def binary_cross_entropy_with_logits(

@@ -174,6 +174,18 @@ def masked(x: Array, keep: Array | None, harmless: float = 0) -> Array:
     return x if keep is None else jnp.where(keep, x, jnp.asarray(harmless, x.dtype))
 
 
+def dtypes(name: str, **values: ArrayLike) -> list[jnp.dtype]:
+    return [array(name, argument, value).dtype for argument, value in values.items()]
+
+
+def as_given(arrays: Sequence[Array], dtypes: Sequence[jnp.dtype]) -> list[Array]:
+    """Arrays in the narrow dtypes that they came in, for what widens them where it reads them, not once for all.
+
+    XLA drops both conversions.
+    """
+    return [x.astype(dtype) for x, dtype in zip(arrays, dtypes, strict=True)]
+
+
 def weight(name: str, value: ArrayLike, like: Array, keep: Array | None) -> Array:
     """A weight for each entry, of exactly the shape of `like` and at least its dtype; zero where masked."""
     w = real(name, "weight", value)

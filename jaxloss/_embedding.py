@@ -1,7 +1,7 @@
 """Distances between vectors, and losses that pull some together and push others apart."""
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -168,7 +168,7 @@ def cosine_embedding_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.cosine_embedding_loss.html
     """
     name = "cosine_embedding_loss"
-    own = _dtypes(name, input1=input1, input2=input2)
+    own = _check.dtypes(name, input1=input1, input2=input2)
     (a, b), keep, _ = _check.rows(name, -1, where, input1=input1, input2=input2)
     y = _check.real(name, "target", target)
     if y.shape != a.shape[:-1]:
@@ -176,19 +176,10 @@ def cosine_embedding_loss(
             f"{name}: `target` must have the shape of `input1` without its last axis, got {y.shape} for {a.shape}."
         )
     margin = _check.number(name, "margin", margin, a.dtype)
-    a, b = _as_given((a, b), own)
+    a, b = _check.as_given((a, b), own)
     similarity = smooth_cosine(a, b, -1, TORCH_EPSILON)
     loss = jnp.where(y == 1, 1 - similarity, 0) + jnp.where(y == -1, positive_part(similarity - margin), 0)
     return reduce(name, loss, reduction, keep)
-
-
-def _dtypes(name: str, **values: ArrayLike) -> list[jnp.dtype]:
-    return [_check.array(name, argument, value).dtype for argument, value in values.items()]
-
-
-def _as_given(arrays: Sequence[Array], dtypes: Sequence[jnp.dtype]) -> list[Array]:
-    """Arrays in the narrow dtypes that they came in, as `lengths` wants them. XLA drops both conversions."""
-    return [x.astype(dtype) for x, dtype in zip(arrays, dtypes, strict=True)]
 
 
 DistanceFunction: TypeAlias = Callable[[Array, Array], Array]
@@ -324,7 +315,7 @@ def _triplet(
     where: ArrayLike | None,
     reduction: str,
 ) -> Reduced:
-    own = _dtypes(name, anchor=anchor, positive=positive, negative=negative)
+    own = _check.dtypes(name, anchor=anchor, positive=positive, negative=negative)
     (a, p, n), keep, _ = _check.rows(name, -1, where, anchor=anchor, positive=positive, negative=negative)
     if keep is not None:
         # Three points apart: a distance of the user's own may have no derivative between equal ones.
@@ -333,7 +324,7 @@ def _triplet(
     _check.flag(name, "swap", swap)
     if isinstance(distance, _Norm):
         sides, eps = (_three_sides if swap else _two_sides), _check.number(name, "eps", distance.eps, a.dtype)
-        distances = _sizes(sides, distance.degree, eps, *_as_given((a, p, n), own))
+        distances = _sizes(sides, distance.degree, eps, *_check.as_given((a, p, n), own))
     else:
         distances = [distance(a, p), distance(a, n), *([distance(p, n)] if swap else [])]
         if distances[0].shape != a.shape[:-1]:
