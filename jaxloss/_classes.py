@@ -260,8 +260,7 @@ def sparsemax_loss(
     rows = _rows(name, input, target, ignore_index, axis, where)
     axis, logits = rows.axis, rows.logits
     counted = rows.counted if rows.indexed else None
-    z, top = shift(logits, axis)
-    top = _check.masked(top, counted)
+    z, top = shift(_check.masked(logits, counted), axis)
     conjugate = _conjugate(logits, top, counted, axis)
     if rows.indexed:
         loss = _spoilt(conjugate - pick_shifted(logits, top, rows.target, axis) + 0.5, rows)
@@ -292,8 +291,8 @@ def _conjugate_jvp(
 ) -> tuple[Array, Array]:
     # It is the largest p·z - p·p / 2 + 1/2 of all probabilities p, and has that p for a gradient.
     (x, top, counted), tau = primals, _threshold(*primals, axis)
-    y, still, held = again(x, top, tau)
-    z = _shifted(y, still, counted)
+    y, still, held = again(_check.masked(x, counted), top, tau)
+    z = upcast(y) - still
     p = jnp.where(z <= held, 0, z - held)
     return _conjugate_at(tau, *primals, axis), jnp.sum(p * tangents[0], axis, keepdims=True)
 
