@@ -6,14 +6,14 @@ logits y, their log-sum-exp L = max y + log Σ_k e^{z_k}, and coefficients
     a_c = scale·[c = target] + uniform_c      for an index, scale per row,
     a_c = scale_c·target_c + uniform_c        for probabilities.
 
-It is added up as A log Σ e^z - Σ a_c z_c with A = Σ a_c: both terms are positive, and neither holds a large offset.
-The derivatives are
+It is added up as it stands: every term is positive, and none holds a large offset. The derivatives are, with A = Σ a_c,
 
     dy_c = (A + 2 s L) p_c - a_c,   p = softmax(y),     and through `cost` for everything else.
 
 The class axis stays on every array, with size 1 where a row has one number.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ from ._devices import Classes, alone, vary_alike
 from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
+    again,
     at_least_float32,
+    by_itself,
     by_row,
     finite,
     log1p,
@@ -53,7 +55,7 @@ class Terms(NamedTuple):
     target: Array  # class indices, one per row, or class probabilities
     scale: Array  # of the target: per row for an index, per class for probabilities
     keep: Array | None  # which rows count; the others may hold anything
-    uniform: Array | None  # what every class costs, per class
+    uniform: Array | None  # what every class costs, per class or, for all alike, one number
     square: Array | None  # what the squared log-sum-exp costs, per row
     cap: Array | None  # of the logits, one number
 
@@ -90,8 +92,8 @@ def terms(
     w = None if weight is None else _labels.per_class(name, weight, here, dtype)
     uniform = None
     if not _is_zero(smoothing):
-        spread = jnp.ones(here, dtype) if w is None else w
-        uniform = _labels.along(axis, x, smoothing / classes.count(here) * spread)
+        uniform = jnp.asarray(smoothing / classes.count(here), dtype)
+        uniform = uniform if w is None else _labels.along(axis, x, uniform * w)
 
     keep: Array | None
     share: Array | None
@@ -116,11 +118,22 @@ def _is_zero(value: Number) -> bool:
 
 
 def losses(
-    classes: Classes, implementation: KernelImplementation, statistics: bool, x: Array, terms: Terms
+    classes: Classes,
+    implementation: KernelImplementation,
+    statistics: bool,
+    x: Array,
+    terms: Terms,
+    *,
+    kept: bool = False,
 ) -> tuple[Array, RowStatistics | None, Sums]:
-    """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
+    """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums.
+
+    If the sums are `kept` for a derivative, a CPU takes the loss in a pass of its own: in one that finds them too it
+    would keep the shifted logits for both.
+    """
     sums = _read(classes, implementation, not statistics, x, terms)
-    loss = _costs(classes, implementation == "autodiff", x, sums, terms)
+    apart = lax.optimization_barrier(sums) if kept else sums
+    loss = _costs(classes, implementation == "autodiff", x, apart, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
 
@@ -132,9 +145,30 @@ def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms)
     Only autodiff would carry NaN back through it.
     """
     unmasked = terms if autodiff or terms.cap is not None else terms._replace(keep=None)
-    sums = lax.optimization_barrier(sums)  # or a CPU would spread out to all classes what it has selected for rows
-    z, own = _shifted(classes, reread(x), sums, unmasked)
-    return _check.masked(_cost(classes, z, own, sums, unmasked), terms.keep)
+
+    def cost(x: Array, target: Array, sums: Sums, product: Callable[[Array, Array], Array] = times) -> Array:
+        given = unmasked._replace(target=target)
+        z, own = _shifted(classes, x, sums, given)
+        return _check.masked(_cost(classes, z, own, sums, given, product), terms.keep)
+
+    def on_cpu(x: Array, target: Array, sums: Sums) -> Array:
+        """That 0·inf counts as 0 takes a pass a third longer: there is one more if a row has come out as NaN."""
+
+        def with_care(found: tuple[Array, Array]) -> tuple[Array, Array]:
+            y, lost = lax.optimization_barrier((x, found[0]))
+            again = Sums(*_plain(classes, _logits(classes.axis, y, unmasked), None))
+            return jnp.zeros_like(lost), cost(y, target, again)
+
+        # Read for this alone: what another pass reads too would be kept widened for both.
+        loss = cost(*lax.optimization_barrier((x, target)), sums, jnp.multiply)
+        lost = jnp.isnan(jnp.sum(loss * 0))
+        return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
+
+    if is_soft(terms) and not autodiff and classes.axis_name is None and alone():
+        found: Array = lax.platform_dependent(x, terms.target, sums, cpu=on_cpu, default=cost)
+        return found
+    # Behind a barrier, or a CPU would spread out to all classes what it has selected for rows.
+    return cost(reread(x), terms.target, lax.optimization_barrier(sums))
 
 
 def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
@@ -151,7 +185,9 @@ def _read(classes: Classes, implementation: KernelImplementation, once: bool, x:
     changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
-    return Sums(*_sums(implementation, classes.axis, once, _logits(classes.axis, x, terms) if changed else x, index, terms.keep))
+    return Sums(
+        *_sums(implementation, classes.axis, once, _logits(classes.axis, x, terms) if changed else x, index, terms.keep)
+    )
 
 
 MANY = 1000  # classes, from which on a kernel was measured
@@ -204,7 +240,7 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
     own = finite(upcast(y))
     others = jnp.where(keep & (index >= 0), sum_without(upcast(x) - own, index, axis), 0)
 
-    def again(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def from_maximum(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         # Tied to what the loop carries, nothing of this can be moved ahead of it.
         x_, far = lax.optimization_barrier((x, found[0]))
         z, top = shift(x_, axis)
@@ -218,7 +254,7 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
 
     # A condition, which under vmap would always take both branches; a loop of no turn stays one.
     far = ~(jnp.max(others, initial=0) < 1e13)
-    _, top, others = lax.while_loop(lambda found: found[0], again, (far, own, others))
+    _, top, others = lax.while_loop(lambda found: found[0], from_maximum, (far, own, others))
     return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(upcast(y) - top)))(others, y, top)
 
 
@@ -274,19 +310,26 @@ def _surprise_jvp(
     return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)
 
 
-def _cost(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms) -> Array:
+def _cost(
+    classes: Classes,
+    z: Array,
+    own: Array | None,
+    sums: Sums,
+    terms: Terms,
+    product: Callable[[Array, Array], Array] = times,
+) -> Array:
     """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several."""
     axis, log_total = classes.axis, sums.log_total
-    a: Array | None
     if own is None:
-        loss, a = jnp.zeros_like(log_total), _mixed(terms)
+        loss = jnp.sum(product(_mixed(terms), log_total - z), axis, keepdims=True)
     else:
         loss = by_row(axis, lambda scale, of_all, own: times(scale, of_all - own))(
             terms.scale, classes.only_first(log_total), own
         )
-        a = terms.uniform
-    if a is not None:
-        loss += jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
+        if terms.uniform is not None and terms.uniform.ndim == 0:
+            loss += times(terms.uniform, jnp.sum(log_total - z, axis, keepdims=True))
+        elif terms.uniform is not None:
+            loss += jnp.sum(times(terms.uniform, log_total - z), axis, keepdims=True)
     return loss if terms.square is None else loss + classes.only_first(_z_loss(sums, terms))
 
 
@@ -295,7 +338,9 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
 
     `g` is that of this device's part of the loss.
     """
-    z, own = _shifted(classes, reread(x), sums, terms)
+    x, target, *rows = again(x, terms.target, *sums)
+    terms, sums = terms._replace(target=target), Sums(*rows)
+    z, own = _shifted(classes, x, sums, terms)
     dx = _slope(classes, z, own, sums, terms, g)
     part, of_terms = jax.vjp(partial(_cost, classes, z, own, sums), terms)
     (dterms,) = of_terms(vary_alike((g * jnp.ones_like(part, dx.dtype), part))[0])
@@ -306,18 +351,18 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
     return dx, dterms
 
 
-def _slope(
-    classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms, g: Array | float
-) -> Array:
+def _slope(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms, g: Array | float) -> Array:
     axis = classes.axis
     scale, uniform, log_total = terms.scale, terms.uniform, sums.log_total
     push: Array | float = 0 if terms.square is None else 2 * terms.square * (sums.top + log_total)
     if own is None:
-        a = _mixed(terms)
-        return g * ((classes.total(a) + push) * jnp.exp(z - log_total) - a)
+        total = by_itself(classes.total(_mixed(terms._replace(target=reread(terms.target)))))
+        return g * ((total + push) * jnp.exp(z - log_total) - _mixed(terms))
     # At the target A p - scale = A (p - 1) + Σ uniform + push, which rounds no p to 1. One product by what may be NaN for
     # both kinds of class: a CPU would divide the loop at two.
-    shared = push if uniform is None else push + classes.total(uniform)
+    shared = push
+    if uniform is not None:
+        shared += uniform * classes.count(z.shape[axis]) if uniform.ndim == 0 else classes.total(uniform)
     hit, log_p = one_hot(terms.target, z, axis), own - log_total
     less = jnp.where(hit, by_row(axis, jnp.expm1)(log_p), jnp.exp(z - log_total))
     dy = g * (scale + shared) * less
