@@ -404,6 +404,7 @@ def _added(arrays: list[Array], axis: int) -> list[Array]:
     return sums
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def added_in_loop(x: Array, axis: int) -> Array:
     """Σ x along `axis`, counted from the front, by one vectorised loop on a CPU that computes the entries as well.
 
@@ -423,6 +424,11 @@ def added_in_loop(x: Array, axis: int) -> Array:
         return jnp.sum(x, axis)
     total: Array = lax.platform_dependent(x, cpu=loop, default=lambda x: jnp.sum(x, axis))
     return total
+
+
+@added_in_loop.defjvp
+def _added_in_loop_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return added_in_loop(*primals, axis), jnp.sum(*tangents, axis)
 
 
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:

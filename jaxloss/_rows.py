@@ -26,13 +26,13 @@ from ._devices import Classes, alone, vary_alike
 from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
+    added_in_loop,
     again,
     at_least_float32,
     by_itself,
     by_row,
     finite,
     log1p,
-    log_sum,
     one_hot,
     pick,
     pick_shifted,
@@ -160,7 +160,8 @@ def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms)
             return jnp.zeros_like(lost), cost(y, target, again)
 
         # Read for this alone: what another pass reads too would be kept widened for both.
-        loss = cost(*lax.optimization_barrier((x, target)), sums, jnp.multiply)
+        x_, target_ = lax.optimization_barrier((x, target))
+        loss = cost(x_, target_, sums, jnp.multiply)
         lost = jnp.isnan(jnp.sum(loss * 0))
         return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
 
@@ -185,9 +186,8 @@ def _read(classes: Classes, implementation: KernelImplementation, once: bool, x:
     changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
-    return Sums(
-        *_sums(implementation, classes.axis, once, _logits(classes.axis, x, terms) if changed else x, index, terms.keep)
-    )
+    y = _logits(classes.axis, x, terms) if changed else x
+    return Sums(*_sums(implementation, classes.axis, once and index is not None, y, index, terms.keep))
 
 
 MANY = 1000  # classes, from which on a kernel was measured
@@ -200,7 +200,8 @@ def _sums(
 ) -> tuple[Array, Array]:
     """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order.
 
-    Unless they may be read `once`, the first of them is the largest logit on every platform.
+    The first of them is the largest logit on every platform, unless rows with an index may be read `once`. Rows without
+    may be read in a loop then.
     """
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
     if axis < x.ndim - 1:
@@ -209,8 +210,8 @@ def _sums(
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
     elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and triton and alone():
         ways["cuda"] = partial(_by_kernel, False)
-    if once and implementation != "pallas" and index is not None and alone():
-        ways["cpu"] = partial(_read_once, axis)
+    if once and implementation != "pallas" and alone():
+        ways["cpu"] = partial(_read_once if index is not None else _read_in_loop, axis)
     found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
     top, log_total = (_check.masked(a, keep) for a in found)
     return top, log_total
@@ -218,7 +219,7 @@ def _sums(
 
 def row_sums(x: Array, axis: int, keep: Array | None = None, implementation: KernelImplementation = "auto") -> Sums:
     """What any function of rows alone needs of them; `keep`, with `axis` kept, says which may be read."""
-    return Sums(*_sums(implementation, axis, False, x, None, keep))
+    return Sums(*_sums(implementation, axis, x.dtype.itemsize < 4, x, None, keep))
 
 
 def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
@@ -256,6 +257,12 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
     far = ~(jnp.max(others, initial=0) < 1e13)
     _, top, others = lax.while_loop(lambda found: found[0], from_maximum, (far, own, others))
     return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(upcast(y) - top)))(others, y, top)
+
+
+def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
+    """`_plain` of narrow logits on a CPU, which widens them faster in a loop than in the pass of a sum."""
+    z, top = shift(x, axis)
+    return top, jnp.expand_dims(log1p(added_in_loop(jnp.exp(z), axis) - 1), axis)
 
 
 def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
@@ -358,8 +365,8 @@ def _slope(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Ter
     if own is None:
         total = by_itself(classes.total(_mixed(terms._replace(target=reread(terms.target)))))
         return g * ((total + push) * jnp.exp(z - log_total) - _mixed(terms))
-    # At the target A p - scale = A (p - 1) + Σ uniform + push, which rounds no p to 1. One product by what may be NaN for
-    # both kinds of class: a CPU would divide the loop at two.
+    # At the target A p - scale = A (p - 1) + Σ uniform + push, which rounds no p to 1. One product for both kinds of
+    # class by what may be NaN: a CPU would divide the loop at two.
     shared = push
     if uniform is not None:
         shared += uniform * classes.count(z.shape[axis]) if uniform.ndim == 0 else classes.total(uniform)
