@@ -148,7 +148,7 @@ Residuals: TypeAlias = tuple[Array, _rows.Terms, _rows.Sums]
 def _each_row_fwd(
     classes: Classes, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
 ) -> tuple[tuple[Array, RowStatistics | None], Residuals]:
-    loss, found, sums = _rows.losses(classes, implementation, aux, x, terms)
+    loss, found, sums = _rows.losses(classes, implementation, aux, x, terms, kept=True)
     return (loss, found), (x, terms, sums)
 
 

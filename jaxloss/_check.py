@@ -131,6 +131,14 @@ def rows(
     name: str, axis: int, where: ArrayLike | None, *, integers: Sequence[str] = (), **values: ArrayLike
 ) -> tuple[list[Array], Array | None, int]:
     """Arrays of one shape whose loss has no `axis`: with the mask, and `axis` counted from the front."""
+    arrays, dtype, keep, axis = rows_as_given(name, axis, where, integers=integers, **values)
+    return [x.astype(dtype) for x in arrays], keep, axis
+
+
+def rows_as_given(
+    name: str, axis: int, where: ArrayLike | None, *, integers: Sequence[str] = (), **values: ArrayLike
+) -> tuple[list[Array], jnp.dtype, Array | None, int]:
+    """`rows` in their own dtypes, and the one that they are to have: a CPU widens them in each pass, if it can."""
     arrays, dtype = _converted(name, integers, values)
     same_shape(name, **dict(zip(values, arrays, strict=True)))
     first = next(iter(values))
@@ -139,7 +147,7 @@ def rows(
     axis = one_axis(name, axis, arrays[0])
     keep = mask(name, where, without(axis, arrays[0].shape))
     spread_out = None if keep is None else jnp.expand_dims(keep, axis)
-    return [masked(x, spread_out).astype(dtype) for x in arrays], keep, axis
+    return [masked(x, spread_out) for x in arrays], dtype, keep, axis
 
 
 def mask(name: str, where: ArrayLike | None, shape: Shape) -> Array | None:

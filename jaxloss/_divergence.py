@@ -239,10 +239,12 @@ def distillation_loss(
     """
     name = "distillation_loss"
     _check.choice(name, "divergence", divergence, ("forward_kl", "reverse_kl", "jensen_shannon"))
-    (x, z), keep, axis = _distributions(name, axis, where, input=input, teacher=teacher)
-    temperature = _check.number(name, "temperature", temperature, x.dtype, low=0, above=True)
-    alpha = _check.number(name, "alpha", alpha, x.dtype, low=0, high=1)
-    beta = jnp.asarray(_check.number(name, "beta", beta, x.dtype, low=0, high=1), x.dtype)
+    x = _check.floating(name, "input", input)
+    axis = _labels.class_axis(name, axis, x)
+    (x, z), dtype, keep, axis = _check.rows_as_given(name, axis, where, input=x, teacher=teacher)
+    temperature = _check.number(name, "temperature", temperature, dtype, low=0, above=True)
+    alpha = _check.number(name, "alpha", alpha, dtype, low=0, high=1)
+    beta = jnp.asarray(_check.number(name, "beta", beta, dtype, low=0, high=1), dtype)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
     index = None
     if target is not None:
@@ -250,9 +252,9 @@ def distillation_loss(
         counted = jnp.expand_dims(keep, axis)
         x, z = (_check.masked(a, counted) for a in (x, z))
 
-    log_p, log_q = (_log_softmax(a, temperature, axis) for a in (z, x))
+    log_p, log_q = (_log_softmax(a, jnp.asarray(temperature, dtype), axis) for a in (z, x))
     if divergence == "jensen_shannon":
-        apart = _jensen_shannon(log_p, log_q, jnp.asarray(beta, x.dtype), axis)
+        apart = _jensen_shannon(log_p, log_q, beta, axis)
     else:
         order = (log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)
         apart = jnp.sum(_kullback_leibler(*order), axis)
@@ -265,9 +267,9 @@ def distillation_loss(
     return reduce(name, loss, reduction, keep)
 
 
-def _log_softmax(x: Array, temperature: Number, axis: int) -> Array:
+def _log_softmax(x: Array, temperature: Array, axis: int) -> Array:
     """That of x / T, shifted before it is divided; a class at -inf says nothing of the temperature."""
-    z = _divided(shift(x, axis)[0], jnp.asarray(temperature, x.dtype))
+    z = _divided(shift(x, axis)[0].astype(temperature.dtype), temperature)
     return z - log_sum(z, axis)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from ._devices import broadcast_like, is_split
+from ._devices import alone, broadcast_like, is_split
 from ._types import Array, Number
 
 Vectors: TypeAlias = Callable[..., list[Array]]
@@ -408,6 +408,33 @@ def _added(arrays: list[Array], axis: int) -> list[Array]:
     return sums
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def added_in_loop(x: Array, axis: int) -> Array:
+    """Σ x along `axis`, counted from the front, by one vectorised loop on a CPU that computes the entries as well.
+
+    XLA's own sums end at a select and then read an array of finished entries.
+    """
+    size, last = x.shape[axis], axis == x.ndim - 1
+    # Of a long row its parts are added to each other first: a loop along vectors.
+    parts = next((n for n in range(10, 1, -1) if last and size % n == 0 and size >= 16 * n), 1)
+
+    def loop(x: Array) -> Array:
+        split = x.reshape(*x.shape[:axis], parts, size // parts) if parts > 1 else x
+        # XLA does not recognise this addition, so that no library gets it.
+        found: Array = lax.reduce(split, np.zeros((), x.dtype), lambda a, b: a - (-b), (axis,))
+        return jnp.sum(found, axis) if parts > 1 else found
+
+    if not alone():
+        return jnp.sum(x, axis)
+    total: Array = lax.platform_dependent(x, cpu=loop, default=lambda x: jnp.sum(x, axis))
+    return total
+
+
+@added_in_loop.defjvp
+def _added_in_loop_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return added_in_loop(*primals, axis), jnp.sum(*tangents, axis)
+
+
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
     """Vectors divided by their length, or by `eps` if that is more; one of zeros stays, with a finite derivative."""
     (length,) = lengths(widened, axis, eps, x)
@@ -550,11 +577,14 @@ def shift(x: Array, axis: int, of_all: Callable[[Array], Array] = lambda top: to
     A maximum that is infinite becomes the largest number: -inf - -inf would be NaN. `of_all` makes the maximum of what
     is here that of all there is, where the axis is spread over devices.
     """
-    top = of_all(upcast(_top(x, axis)))  # found before they are widened, which would be kept for both on a CPU
-    x = upcast(x)
+    top = finite(of_all(upcast(_top(x, axis))))  # before they are widened, which would be kept for both on a CPU
+    return upcast(x) - top, top
+
+
+def finite(x: Array) -> Array:
+    """`x`, or for one that is infinite the largest number there is."""
     most = np.finfo(x.dtype).max
-    top = at_most(jnp.maximum(top, -most), most)
-    return x - top, top
+    return at_most(jnp.maximum(x, -most), most)
 
 
 def _top(x: Array, axis: int) -> Array:
@@ -592,34 +622,20 @@ def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
     return by_row(axis, shifted)(pick(x, index, axis), top, index)
 
 
-def sum_around_less_one(x: Array, z: Array, own: Array, index: Array, axis: int) -> Array:
+def sum_around_less_one(z: Array, own: Array, index: Array, axis: int) -> Array:
     """Σ exp(z) - 1 for z that are at most 0; of classes elsewhere, without the class `index`, Σ exp(z).
 
-    `z` is that of `shift(x, axis)`, and `own` is z at `index`. It enters as e^z - 1 and not as a 1 which the others'
-    small terms would be rounded away against: the loss of a confident row and its gradient keep their digits. A row
-    without a right answer, index -1, has no such class.
+    `own` is z at `index`. It enters as e^z - 1 and not as a 1 which the others' small terms would be rounded away
+    against: the loss of a confident row and its gradient keep their digits. A row without a right answer, index -1, has
+    no such class.
     """
-    return by_row(axis, lambda others, own: others + jnp.expm1(own))(sum_of_others(x, z, index, axis), own)
-
-
-def sum_of_others(x: Array, z: Array, index: Array, axis: int) -> Array:
-    """`sum_without` of z = shift(x, axis), and infinite where a logit is."""
-
-    def total(others: Array, top: Array) -> Array:
-        most = float(np.finfo(top.dtype).max)
-        return others + (jnp.maximum(top, most) - most)  # 0 or inf
-
-    return by_row(axis, total)(sum_without(z, index, axis), upcast(_top(x, axis)))
+    return by_row(axis, lambda others, own: others + jnp.expm1(own))(sum_without(z, index, axis), own)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def sum_without(z: Array, index: Array, axis: int) -> Array:
-    """Σ exp(z) over all classes but `index`, for z that are at most 0."""
-    if z.shape[axis] > 2**24:  # what float32 can count
-        return jnp.sum(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis, keepdims=True)
-    # The distance to the class is 0 there, and no less than any exp(z) elsewhere.
-    place = lax.broadcasted_iota(z.dtype, z.shape, axis)
-    return jnp.sum(jnp.minimum(jnp.abs(place - index.astype(z.dtype)), jnp.exp(z)), axis, keepdims=True)
+    """Σ exp(z) over all classes but `index`."""
+    return jnp.expand_dims(added_in_loop(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis), axis)
 
 
 @sum_without.defjvp

@@ -6,14 +6,14 @@ logits y, their log-sum-exp L = max y + log Σ_k e^{z_k}, and coefficients
     a_c = scale·[c = target] + uniform_c      for an index, scale per row,
     a_c = scale_c·target_c + uniform_c        for probabilities.
 
-It is added up as A log Σ e^z - Σ a_c z_c with A = Σ a_c: both terms are positive, and neither holds a large offset.
-The derivatives are
+It is added up as it stands: every term is positive, and none holds a large offset. The derivatives are, with A = Σ a_c,
 
     dy_c = (A + 2 s L) p_c - a_c,   p = softmax(y),     and through `cost` for everything else.
 
 The class axis stays on every array, with size 1 where a row has one number.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,10 +26,13 @@ from ._devices import Classes, alone, vary_alike
 from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
+    added_in_loop,
+    again,
     at_least_float32,
+    by_itself,
     by_row,
+    finite,
     log1p,
-    log_sum,
     one_hot,
     pick,
     pick_shifted,
@@ -38,7 +41,7 @@ from ._numerics import (
     softcap,
     softmax,
     sum_around_less_one,
-    taken,
+    sum_without,
     times,
     upcast,
 )
@@ -52,7 +55,7 @@ class Terms(NamedTuple):
     target: Array  # class indices, one per row, or class probabilities
     scale: Array  # of the target: per row for an index, per class for probabilities
     keep: Array | None  # which rows count; the others may hold anything
-    uniform: Array | None  # what every class costs, per class
+    uniform: Array | None  # what every class costs, per class or, for all alike, one number
     square: Array | None  # what the squared log-sum-exp costs, per row
     cap: Array | None  # of the logits, one number
 
@@ -89,8 +92,8 @@ def terms(
     w = None if weight is None else _labels.per_class(name, weight, here, dtype)
     uniform = None
     if not _is_zero(smoothing):
-        spread = jnp.ones(here, dtype) if w is None else w
-        uniform = _labels.along(axis, x, smoothing / classes.count(here) * spread)
+        uniform = jnp.asarray(smoothing / classes.count(here), dtype)
+        uniform = uniform if w is None else _labels.along(axis, x, uniform * w)
 
     keep: Array | None
     share: Array | None
@@ -115,11 +118,22 @@ def _is_zero(value: Number) -> bool:
 
 
 def losses(
-    classes: Classes, implementation: KernelImplementation, statistics: bool, x: Array, terms: Terms
+    classes: Classes,
+    implementation: KernelImplementation,
+    statistics: bool,
+    x: Array,
+    terms: Terms,
+    *,
+    kept: bool = False,
 ) -> tuple[Array, RowStatistics | None, Sums]:
-    """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums."""
+    """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums.
+
+    If the sums are `kept` for a derivative, a CPU takes the loss in a pass of its own: in one that finds them too it
+    would keep the shifted logits for both.
+    """
     sums = _read(classes, implementation, not statistics, x, terms)
-    loss = _costs(classes, implementation == "autodiff", x, sums, terms)
+    apart = lax.optimization_barrier(sums) if kept else sums
+    loss = _costs(classes, implementation == "autodiff", x, apart, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
 
@@ -131,14 +145,36 @@ def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms)
     Only autodiff would carry NaN back through it.
     """
     unmasked = terms if autodiff or terms.cap is not None else terms._replace(keep=None)
-    sums = lax.optimization_barrier(sums)  # or a CPU would spread out to all classes what it has selected for rows
-    z, own = _shifted(classes, reread(x), sums, unmasked)
-    return _check.masked(_cost(classes, z, own, sums, unmasked), terms.keep)
+
+    def cost(x: Array, target: Array, sums: Sums, product: Callable[[Array, Array], Array] = times) -> Array:
+        given = unmasked._replace(target=target)
+        z, own = _shifted(classes, x, sums, given)
+        return _check.masked(_cost(classes, z, own, sums, given, product), terms.keep)
+
+    def on_cpu(x: Array, target: Array, sums: Sums) -> Array:
+        """That 0·inf counts as 0 takes a pass a third longer: there is one more if a row has come out as NaN."""
+
+        def with_care(found: tuple[Array, Array]) -> tuple[Array, Array]:
+            y, lost = lax.optimization_barrier((x, found[0]))
+            again = Sums(*_plain(classes, _logits(classes.axis, y, unmasked), None))
+            return jnp.zeros_like(lost), cost(y, target, again)
+
+        # Read for this alone: what another pass reads too would be kept widened for both.
+        x_, target_ = lax.optimization_barrier((x, target))
+        loss = cost(x_, target_, sums, jnp.multiply)
+        lost = jnp.isnan(jnp.sum(loss * 0))
+        return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
+
+    if is_soft(terms) and not autodiff and classes.axis_name is None and alone():
+        found: Array = lax.platform_dependent(x, terms.target, sums, cpu=on_cpu, default=cost)
+        return found
+    # Behind a barrier, or a CPU would spread out to all classes what it has selected for rows.
+    return cost(reread(x), terms.target, lax.optimization_barrier(sums))
 
 
 def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
     """The logits less their largest, and what of them stands at a class index."""
-    y = _logits(x, terms)
+    y = _logits(classes.axis, x, terms)
     own = None if is_soft(terms) else pick_shifted(x if terms.cap is None else y, sums.top, terms.target, classes.axis)
     return y - sums.top, own
 
@@ -146,11 +182,12 @@ def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Arra
 def _read(classes: Classes, implementation: KernelImplementation, once: bool, x: Array, terms: Terms) -> Sums:
     index = None if is_soft(terms) else terms.target
     if implementation == "autodiff" or classes.axis_name is not None:
-        return Sums(*_plain(classes, _logits(x, terms), index))
+        return Sums(*_plain(classes, _logits(classes.axis, x, terms), index))
     changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
-    return Sums(*_sums(implementation, classes.axis, once, _logits(x, terms) if changed else x, index, terms.keep))
+    y = _logits(classes.axis, x, terms) if changed else x
+    return Sums(*_sums(implementation, classes.axis, once and index is not None, y, index, terms.keep))
 
 
 MANY = 1000  # classes, from which on a kernel was measured
@@ -163,7 +200,8 @@ def _sums(
 ) -> tuple[Array, Array]:
     """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order.
 
-    Unless they may be read `once`, the first of them is the largest logit on every platform.
+    The first of them is the largest logit on every platform, unless rows with an index may be read `once`. Rows without
+    may be read in a loop then.
     """
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
     if axis < x.ndim - 1:
@@ -172,9 +210,8 @@ def _sums(
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
     elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and triton and alone():
         ways["cuda"] = partial(_by_kernel, False)
-    width = _block(x.shape[axis])
-    if once and implementation != "pallas" and index is not None and axis == x.ndim - 1 and width and alone():
-        ways["cpu"] = partial(_read_once, width)
+    if once and implementation != "pallas" and alone():
+        ways["cpu"] = partial(_read_once if index is not None else _read_in_loop, axis)
     found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
     top, log_total = (_check.masked(a, keep) for a in found)
     return top, log_total
@@ -182,7 +219,7 @@ def _sums(
 
 def row_sums(x: Array, axis: int, keep: Array | None = None, implementation: KernelImplementation = "auto") -> Sums:
     """What any function of rows alone needs of them; `keep`, with `axis` kept, says which may be read."""
-    return Sums(*_sums(implementation, axis, False, x, None, keep))
+    return Sums(*_sums(implementation, axis, x.dtype.itemsize < 4, x, None, keep))
 
 
 def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
@@ -190,39 +227,42 @@ def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Arra
     if index is None:
         return top, by_row(classes.axis, log1p)(classes.total(jnp.exp(z)) - 1)
     own = pick_shifted(y, top, index, classes.axis)
-    total = classes.of_parts(sum_around_less_one(y, z, own, index, classes.axis))
+    total = classes.of_parts(sum_around_less_one(z, own, index, classes.axis))
     return top, by_row(classes.axis, log1p)(total)
 
 
-def _block(classes: int) -> int:
-    """How many classes to add up at a time, a divisor of their number, or 0 where it is not worth it."""
-    return max((n for n in range(64, 257) if classes % n == 0 and classes > 16 * n), default=0)
-
-
-def _read_once(width: int, x: Array, index: Array, keep: Array) -> tuple[Array, Array]:
+def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, Array]:
     """`_plain` on a CPU, without a pass for the maximum: logits are taken from that of the row's own class.
 
-    Blocks of classes are added up whole, and the one that holds the row's own class again without it. A row whose loss
-    is above 30, from where on probabilities would lose digits and in the end overflow, is read again from its maximum.
+    If the loss of a row is above 30, from where on probabilities would lose digits and in the end overflow, all are
+    read again, from their maxima.
     """
-    axis = x.ndim - 1
-    own, blocks = upcast(pick(x, index, axis)), reread(x.reshape(*x.shape[:-1], -1, width))
-    at, place = jnp.divmod(jnp.clip(index, 0, x.shape[axis] - 1), width)
-    block = upcast(jnp.squeeze(taken(blocks, at[..., None], axis), axis))
-    rest = jnp.sum(jnp.where(one_hot(place, block, axis), 0, jnp.exp(block - own)), axis, keepdims=True)
-    sums = jnp.sum(jnp.exp(upcast(blocks) - own[..., None]), axis + 1)
-    others = jnp.sum(jnp.where(one_hot(at, sums, axis), 0, sums), axis, keepdims=True) + rest
-    done = (others < 1e13) | (index < 0) | ~keep
+    y = pick(x, index, axis)
+    own = finite(upcast(y))
+    others = jnp.where(keep & (index >= 0), sum_without(upcast(x) - own, index, axis), 0)
 
-    def again(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def from_maximum(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         # Tied to what the loop carries, nothing of this can be moved ahead of it.
-        y, done = lax.optimization_barrier((x, found[0]))
-        z, top = shift(y, axis)
-        return jnp.ones_like(done), jnp.where(done, found[1], top), jnp.where(done, found[2], log_sum(z, axis))
+        x_, far = lax.optimization_barrier((x, found[0]))
+        z, top = shift(x_, axis)
+
+        def rescaled(total: Array, others: Array, own: Array, top: Array) -> Array:
+            # Where the others were too much, nothing is left of the row's own class in the total.
+            return jnp.minimum(others * jnp.exp(jnp.maximum(own - top, -30)), total)
+
+        total = by_row(axis, rescaled)(jnp.sum(jnp.exp(z), axis, keepdims=True), found[2], found[1], top)
+        return jnp.zeros_like(far), top, total
 
     # A condition, which under vmap would always take both branches; a loop of no turn stays one.
-    found = lax.while_loop(lambda found: ~jnp.all(found[0]), again, (done, own, by_row(axis, log1p)(others)))
-    return found[1:]
+    far = ~(jnp.max(others, initial=0) < 1e13)
+    _, top, others = lax.while_loop(lambda found: found[0], from_maximum, (far, own, others))
+    return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(upcast(y) - top)))(others, y, top)
+
+
+def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
+    """`_plain` of narrow logits on a CPU, which widens them faster in a loop than in the pass of a sum."""
+    z, top = shift(x, axis)
+    return top, jnp.expand_dims(log1p(added_in_loop(jnp.exp(z), axis) - 1), axis)
 
 
 def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
@@ -247,7 +287,7 @@ def _sums_jvp(
     # d log Σ e^z = Σ p dz. What logits are taken from is a constant: it cancels wherever it enters.
     x, _, keep = primals
     top, log_total = _sums(implementation, axis, once, *primals)
-    z = upcast(_check.masked(x, keep)) - top
+    z = upcast(_masked(x, keep, axis)) - top
     change = jnp.sum(softmax(z, log_total) * _check.masked(tangents[0], keep), axis, keepdims=True)
     return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
 
@@ -272,24 +312,31 @@ def _surprise_jvp(
     # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
     x, index, keep = primals
     nll, (top, log_total) = surprise(*primals, axis), _sums("auto", axis, True, *primals)
-    p = softmax(upcast(_check.masked(reread(x), keep)) - top, log_total)
+    p = softmax(upcast(_masked(reread(x), keep, axis)) - top, log_total)
     slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
     return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)
 
 
-def _cost(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms) -> Array:
+def _cost(
+    classes: Classes,
+    z: Array,
+    own: Array | None,
+    sums: Sums,
+    terms: Terms,
+    product: Callable[[Array, Array], Array] = times,
+) -> Array:
     """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several."""
     axis, log_total = classes.axis, sums.log_total
-    a: Array | None
     if own is None:
-        loss, a = jnp.zeros_like(log_total), _mixed(terms)
+        loss = jnp.sum(product(_mixed(terms), log_total - z), axis, keepdims=True)
     else:
         loss = by_row(axis, lambda scale, of_all, own: times(scale, of_all - own))(
             terms.scale, classes.only_first(log_total), own
         )
-        a = terms.uniform
-    if a is not None:
-        loss += jnp.sum(a, axis, keepdims=True) * log_total - jnp.sum(times(a, z), axis, keepdims=True)
+        if terms.uniform is not None and terms.uniform.ndim == 0:
+            loss += times(terms.uniform, jnp.sum(log_total - z, axis, keepdims=True))
+        elif terms.uniform is not None:
+            loss += jnp.sum(times(terms.uniform, log_total - z), axis, keepdims=True)
     return loss if terms.square is None else loss + classes.only_first(_z_loss(sums, terms))
 
 
@@ -298,43 +345,62 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
 
     `g` is that of this device's part of the loss.
     """
-    z, own = _shifted(classes, reread(x), sums, terms)
-    dx = g * _slope(classes, z, own, sums, terms)
+    x, target, *rows = again(x, terms.target, *sums)
+    terms, sums = terms._replace(target=target), Sums(*rows)
+    z, own = _shifted(classes, x, sums, terms)
+    dx = _slope(classes, z, own, sums, terms, g)
     part, of_terms = jax.vjp(partial(_cost, classes, z, own, sums), terms)
     (dterms,) = of_terms(vary_alike((g * jnp.ones_like(part, dx.dtype), part))[0])
     if terms.cap is not None:
-        _, of_cap = jax.vjp(softcap, _harmless(x, terms), terms.cap)
+        _, of_cap = jax.vjp(softcap, _harmless(classes.axis, x, terms), terms.cap)
         dx, dcap = of_cap(dx.astype(z.dtype))
         dterms = dterms._replace(cap=dcap)
     return dx, dterms
 
 
-def _slope(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms) -> Array:
+def _slope(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Terms, g: Array | float) -> Array:
     axis = classes.axis
     scale, uniform, log_total = terms.scale, terms.uniform, sums.log_total
     push: Array | float = 0 if terms.square is None else 2 * terms.square * (sums.top + log_total)
     if own is None:
-        a = _mixed(terms)
-        return (classes.total(a) + push) * jnp.exp(z - log_total) - a
-    shared = 0 if uniform is None else classes.total(uniform)
-    at_others = (scale + shared + push) * jnp.exp(z - log_total)
-    # At the target A p - scale = A (p - 1) + Σ uniform, which rounds no p to 1.
-    log_p = own - log_total
-    at_target = (scale + shared) * by_row(axis, jnp.expm1)(log_p) + shared
-    if terms.square is not None:
-        at_target += push * jnp.exp(log_p)
-    dy = jnp.where(one_hot(terms.target, z, axis), at_target, at_others)
-    return dy if uniform is None else dy - uniform
+        total = by_itself(classes.total(_mixed(terms._replace(target=reread(terms.target)))))
+        return g * ((total + push) * jnp.exp(z - log_total) - _mixed(terms))
+    # At the target A p - scale = A (p - 1) + Σ uniform + push, which rounds no p to 1. One product for both kinds of
+    # class by what may be NaN: a CPU would divide the loop at two.
+    shared = push
+    if uniform is not None:
+        shared += uniform * classes.count(z.shape[axis]) if uniform.ndim == 0 else classes.total(uniform)
+    hit, log_p = one_hot(terms.target, z, axis), own - log_total
+    less = jnp.where(hit, by_row(axis, jnp.expm1)(log_p), jnp.exp(z - log_total))
+    dy = g * (scale + shared) * less
+    if uniform is None and terms.square is None:
+        return dy
+    dy += jnp.where(hit, g * shared, 0)
+    return dy if uniform is None else dy - g * uniform
 
 
-def _logits(x: Array, terms: Terms) -> Array:
-    x = _harmless(x, terms)
+def _logits(axis: int, x: Array, terms: Terms) -> Array:
+    x = _harmless(axis, x, terms)
     return x if terms.cap is None else softcap(x, terms.cap)
 
 
-def _harmless(x: Array, terms: Terms) -> Array:
+def _harmless(axis: int, x: Array, terms: Terms) -> Array:
     """The given logits, masked, in the precision of the loss."""
-    return _check.masked(x, terms.keep).astype(_dtype(x, terms))
+    return _masked(x, terms.keep, axis).astype(_dtype(x, terms))
+
+
+FEW = 32  # classes, which a CPU's loop takes all at once
+
+
+def _masked(x: Array, keep: Array | None, axis: int) -> Array:
+    """`x` with 0 in rows that do not count.
+
+    For few classes the condition is made one of the class too: a CPU would otherwise divide the loop over them into one
+    for either kind of row, and have no vector code for either.
+    """
+    if keep is not None and axis == x.ndim - 1 and x.shape[axis] <= FEW:
+        keep = lax.broadcasted_iota(jnp.int32, x.shape, axis) < jnp.where(keep, x.shape[axis], 0)
+    return _check.masked(x, keep)
 
 
 def _dtype(x: Array, terms: Terms) -> jnp.dtype:
