@@ -12,6 +12,7 @@ from jax import lax
 from . import _check, _labels
 from ._devices import is_split, spread_like
 from ._numerics import (
+    afresh,
     again,
     at_least_float32,
     by_itself,
@@ -72,9 +73,20 @@ def hinge_embedding_loss(
     name = "hinge_embedding_loss"
     x, y, keep = _check.pair(name, input, target, where, integer_target=True)
     margin = _check.number(name, "margin", margin, x.dtype)
+    return reduce(name, _embedded(x, y, margin), reduction, keep, in_loop=True)
+
+
+@jax.custom_jvp
+def _embedded(x: Array, y: Array, margin: Array) -> Array:
     apart = positive_part(margin - x)
-    loss = jnp.where(y == 1, x, jnp.where(y == -1, apart, apart + x))
-    return reduce(name, loss, reduction, keep, in_loop=True)
+    return jnp.where(y == 1, x, jnp.where(y == -1, apart, apart + x))
+
+
+@_embedded.defjvp
+def _embedded_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    # A GPU would keep what y says for both.
+    at = tuple(afresh(*primals, shared_by_cpu=True))
+    return _embedded(*primals), jax.jvp(_embedded.fun, at, tangents)[1]
 
 
 def margin_ranking_loss(
