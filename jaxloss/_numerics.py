@@ -6,7 +6,8 @@ and to any order.
 Values of many entries are made of sums, products, minima, maxima, exponentials and logarithms: from those XLA makes one
 fast pass on a CPU that ends in a sum. A comparison or a select in it costs an array of intermediate values, and up to
 five times the time; derivatives, which have to be written anyway, may have as many as they like. So may values that
-`_reduce.sum_in_loop` adds up, which then have no logarithm of an exponential: `twice_artanh`.
+`_reduce.sum_in_loop`, or for a row `added_in_loop`, adds up, which then have no logarithm of an exponential:
+`twice_artanh`.
 """
 
 import math

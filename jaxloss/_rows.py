@@ -334,7 +334,7 @@ def _cost(
             terms.scale, classes.only_first(log_total), own
         )
         if terms.uniform is not None and terms.uniform.ndim == 0:
-            loss += times(terms.uniform, jnp.sum(log_total - z, axis, keepdims=True))
+            loss += times(terms.uniform, z.shape[axis] * log_total - jnp.sum(z, axis, keepdims=True))
         elif terms.uniform is not None:
             loss += jnp.sum(times(terms.uniform, log_total - z), axis, keepdims=True)
     return loss if terms.square is None else loss + classes.only_first(_z_loss(sums, terms))

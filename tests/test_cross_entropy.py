@@ -12,7 +12,7 @@ import quick
 from jax import export
 
 import jaxloss
-from jaxloss._numerics import sum_without
+from jaxloss._numerics import added_in_loop, sum_without
 
 
 def with_every_oddity(classes, dtype=jnp.float32, count=7):
@@ -79,6 +79,20 @@ def test_the_sum_over_the_other_classes_leaves_the_right_one_out_whatever_its_in
     others = np.where(np.arange(7) == np.asarray(y), 0, np.exp(x)).sum(1, keepdims=True)
     np.testing.assert_allclose(got, others, rtol=1e-14)
     np.testing.assert_allclose(change, others, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 7), 1), ((3, 1000), 1), ((3, 1003), 1), ((1000, 3), 0), ((2, 9, 5), 1)]
+)
+def test_rows_added_up_in_a_loop_whole_and_in_parts(shape, axis):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape))
+    added = partial(added_in_loop, axis=axis)
+    got, change, each = quick.jit(lambda x: (*jax.jvp(added, (x,), (2 * x,)), jax.vmap(added)(jnp.stack([x, 3 * x]))))(
+        x
+    )
+    expected = np.asarray(x).sum(axis)
+    for found, times in ((got, 1), (change, 2), (each[0], 1), (each[1], 3)):
+        np.testing.assert_allclose(found, times * expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
