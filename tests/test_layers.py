@@ -49,6 +49,8 @@ def imports(path: Path) -> set[str]:
     """Modules of the package that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and path.parent != PACKAGE:
+            continue  # from its own folder
         if isinstance(node, ast.ImportFrom) and node.level:
             found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom | ast.Import):
