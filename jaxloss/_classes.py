@@ -14,6 +14,7 @@ from ._numerics import (
     again,
     at_least_float32,
     change,
+    for_any,
     log_sum,
     pick_shifted,
     shift,
@@ -314,7 +315,7 @@ def _threshold(x: Array, top: Array, counted: Array | None, axis: int) -> Array:
         return jnp.maximum(tau, tau + (total - 1) / jnp.maximum(left, 1)), left, count
 
     none = spread_like(jnp.zeros_like(top), top)
-    tau, _, _ = lax.while_loop(lambda state: jnp.any(state[1] != state[2]), step, (none - 1, none - 1, none))
+    tau, _, _ = lax.while_loop(lambda state: for_any(jnp.any(state[1] != state[2])), step, (none - 1, none - 1, none))
     return tau
 
 

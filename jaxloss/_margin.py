@@ -10,12 +10,13 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._devices import is_split, spread_like
+from ._devices import is_split
 from ._numerics import (
     afresh,
     again,
     at_least_float32,
     by_itself,
+    for_any,
     one_hot,
     pick,
     positive_part,
@@ -487,7 +488,7 @@ def _by_few_labels(
         index = jnp.where(read | (place >= end) | ~listing[..., None], -1, index)
         return first + few, listing & (end[..., 0] == few), add(state, index)
 
-    listing = spread_like(listing, jnp.sum(_nothing(x), -1))
+    listing = listing & (jnp.sum(_nothing(x), -1) == 0)  # on devices as x is
     carry = (jnp.zeros((), jnp.int32), listing, state)
-    found = lax.while_loop(lambda carry: jnp.any(carry[1]) & (carry[0] < classes), step, carry)
+    found = lax.while_loop(lambda carry: for_any(jnp.any(carry[1]) & (carry[0] < classes)), step, carry)
     return found[2]

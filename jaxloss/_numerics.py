@@ -83,10 +83,31 @@ def afresh(*arrays: Array, shared_by_cpu: bool = False) -> list[Array]:
 
 
 def _times_unknown(which: int, *arrays: Array) -> list[Array]:
-    """The arrays, each times a 1 that XLA does not know, nor to be the same for another `which`."""
+    """The arrays, each times a 1 that XLA does not know, nor to be the same for another `which`.
+
+    Numbers stay as they are, of which XLA may know something: a square is faster than a power.
+    """
     power = 2.0**which
-    ones = (lax.optimization_barrier(jnp.full((), power, a.dtype)) / power for a in arrays)
-    return [a * one for a, one in zip(arrays, ones, strict=True)]
+
+    def one(a: Array) -> Array | float:
+        return lax.optimization_barrier(jnp.full((), power, a.dtype)) / power if a.ndim else 1
+
+    return [a * one(a) for a in arrays]
+
+
+@jax.custom_batching.custom_vmap
+def for_any(condition: Array) -> Array:
+    """`condition` of a loop, under vmap one for all samples: it goes on if any of them needs it.
+
+    A loop with a condition for each sample selects what it carries at each turn, and checkify refuses it. For a loop
+    that takes one turn or none a `lax.cond` would do, if it did not take both branches under vmap.
+    """
+    return condition
+
+
+@for_any.def_vmap
+def _for_any_of_all(axis_size: int, in_batched: list[bool], condition: Array) -> tuple[Array, bool]:
+    return jnp.any(condition), False
 
 
 def reread(x: Array) -> Array:

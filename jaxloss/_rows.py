@@ -32,6 +32,7 @@ from ._numerics import (
     by_itself,
     by_row,
     finite,
+    for_any,
     log1p,
     one_hot,
     pick,
@@ -162,7 +163,7 @@ def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms)
         # Read for this alone: what another pass reads too would be kept widened for both.
         x_, target_ = lax.optimization_barrier((x, target))
         loss = cost(x_, target_, sums, jnp.multiply)
-        lost = jnp.isnan(jnp.sum(loss * 0))
+        lost = for_any(jnp.isnan(jnp.sum(loss * 0)))
         return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
 
     if is_soft(terms) and not autodiff and classes.axis_name is None and alone():
@@ -253,8 +254,7 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
         total = by_row(axis, rescaled)(jnp.sum(jnp.exp(z), axis, keepdims=True), found[2], found[1], top)
         return jnp.zeros_like(far), top, total
 
-    # A condition, which under vmap would always take both branches; a loop of no turn stays one.
-    far = ~(jnp.max(others, initial=0) < 1e13)
+    far = for_any(~(jnp.max(others, initial=0) < 1e13))
     _, top, others = lax.while_loop(lambda found: found[0], from_maximum, (far, own, others))
     return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(upcast(y) - top)))(others, y, top)
 

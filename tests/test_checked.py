@@ -126,6 +126,24 @@ def test_passes_what_is_right(case):
     assert error_of(case.loss, {**case.data(), **case.options}) is None
 
 
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (jaxloss.cross_entropy, np.eye(4, dtype=np.float32)[None].repeat(2, 0)),
+        (jaxloss.sparsemax_loss, np.arange(8).reshape(2, 4) % 4),
+        (jaxloss.multilabel_margin_loss, np.array([[[0, -1, 0, 0]] * 4, [[3, 2, 1, -1]] * 4])),
+    ],
+    ids=["probabilities", "sparsemax", "multilabel_margin"],
+)
+def test_loops_of_a_loss_under_vmap(loss, target):
+    # Checkify refuses a loop that has a condition for each sample.
+    x = jnp.cos(jnp.arange(32.0)).reshape(2, 4, 4).at[1].multiply(50)
+    each = quick.jit(checkify.checkify(jax.vmap(loss)))
+    error, values = each(x, target)
+    assert error.get() is None
+    np.testing.assert_allclose(values, [loss(*sample) for sample in zip(x, target, strict=True)], rtol=1e-6)
+
+
 def test_inside_jit_grad_vmap_and_scan():
     loss = jaxloss.checked(jaxloss.cross_entropy)
     x, good, bad = (jnp.asarray(a) for a in (LOGITS, CLASSES, changed(CLASSES, (2,), 5)))

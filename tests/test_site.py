@@ -96,6 +96,7 @@ def test_our_column_of_the_edges_is_true():
 def test_results_of_benchmarks_become_figures(tmp_path):
     peers = {"jaxloss": {"ms": 1.0, "compile_ms": 90}, "plain": {"ms": 0.5, "compile_ms": 60}, "optax": {"ms": 2.0}}
     row = {"workload": "mse_loss", "shape": [8, 4], "dtype": "float32", "gradient": True, "peers": peers}
+    row["floor_ms"] = 0.8
     grown = [{"workload": "ctc", "axis": "S", "shape": [9, 2, 5, s], "ns": 3.0} for s in (10, 40)]
     results = {"command": "python x", "date": "2026-01-01", "device": "cpu", "cores": 2, "versions": {"jax": "1"}}
     (tmp_path / "results").mkdir()
@@ -104,7 +105,7 @@ def test_results_of_benchmarks_become_figures(tmp_path):
     text = (tmp_path / "plots" / "performance.md").read_text()
     for name in re.findall(r"plots/(\S+svg)", text):
         assert (tmp_path / "plots" / name).exists()
-    assert "| mse_loss | 8 × 4 | float32 | yes | 1 | 0.5 | 2 |" in text
+    assert "| mse_loss | 8 × 4 | float32 | yes | 1 | 0.5 | 2 | 1.25 |" in text
     assert "| mse_loss | float32 | yes | plain | 2.00 |" in text
     assert "in 0 of 1 rows" in text.lower()
     assert "1.50 times as long as the plain formula" in text
