@@ -447,6 +447,20 @@ def arrays_of(jaxpr):
 
 
 @pytest.mark.without_x64
+def test_of_many_classes_the_shares_of_the_labels_are_kept():
+    length, count, classes, labels = 500, 64, 5000, 100
+    scores = jax.ShapeDtypeStruct((length, count, classes), jnp.float32)
+    y, frames, full = np.ones((count, labels), int), np.full(count, length), np.full(count, labels)
+
+    def pull(scores):
+        return jax.vjp(lambda s: jaxloss.ctc_loss_with_logits(s, y, frames, full), scores)[1]
+
+    kept = [a.shape for a in jax.tree.leaves(jax.eval_shape(pull, scores)) if a.size > length * count]
+    # Beside the logits themselves, a fiftieth of their size.
+    assert sorted(kept) == [(length, count, classes), (length, labels, count)]
+
+
+@pytest.mark.without_x64
 @pytest.mark.parametrize("logits", [False, True])
 def test_what_is_kept_is_one_array_of_the_size_of_the_gradient(logits):
     length, count, classes, labels = 1000, 32, 128, 200
