@@ -141,36 +141,48 @@ def losses(
 
 @partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
-    """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU.
-
-    Only autodiff would carry NaN back through it.
-    """
-    unmasked = terms if autodiff or terms.cap is not None else terms._replace(keep=None)
-
-    def cost(x: Array, target: Array, sums: Sums, product: Callable[[Array, Array], Array] = times) -> Array:
-        given = unmasked._replace(target=target)
-        z, own = _shifted(classes, x, sums, given)
-        return _check.masked(_cost(classes, z, own, sums, given, product), terms.keep)
-
-    def on_cpu(x: Array, target: Array, sums: Sums) -> Array:
-        """That 0·inf counts as 0 takes a pass a third longer: there is one more if a row has come out as NaN."""
-
-        def with_care(found: tuple[Array, Array]) -> tuple[Array, Array]:
-            y, lost = lax.optimization_barrier((x, found[0]))
-            again = Sums(*_plain(classes, _logits(classes.axis, y, unmasked), None))
-            return jnp.zeros_like(lost), cost(y, target, again)
-
-        # Read for this alone: what another pass reads too would be kept widened for both.
-        x_, target_ = lax.optimization_barrier((x, target))
-        loss = cost(x_, target_, sums, jnp.multiply)
-        lost = for_any(jnp.isnan(jnp.sum(loss * 0)))
-        return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
-
+    """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
     if is_soft(terms) and not autodiff and classes.axis_name is None and alone():
-        found: Array = lax.platform_dependent(x, terms.target, sums, cpu=on_cpu, default=cost)
+        ways = {"cpu": partial(_costs_with_care, classes), "default": partial(_masked_cost, classes, False, times)}
+        found: Array = lax.platform_dependent(x, sums, terms, **ways)
         return found
     # Behind a barrier, or a CPU would spread out to all classes what it has selected for rows.
-    return cost(reread(x), terms.target, lax.optimization_barrier(sums))
+    return _masked_cost(classes, autodiff, times, reread(x), lax.optimization_barrier(sums), terms)
+
+
+def _masked_cost(
+    classes: Classes, autodiff: bool, product: Callable[[Array, Array], Array], x: Array, sums: Sums, terms: Terms
+) -> Array:
+    """Only autodiff would carry NaN back through a mask that is not there before."""
+    given = terms if autodiff or terms.cap is not None else terms._replace(keep=None)
+    z, own = _shifted(classes, x, sums, given)
+    return _check.masked(_cost(classes, z, own, sums, given, product), terms.keep)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Array:
+    """That 0·inf counts as 0 takes a pass a third longer: there is one more if a row has come out as NaN."""
+
+    def with_care(found: tuple[Array, Array]) -> tuple[Array, Array]:
+        y, lost = lax.optimization_barrier((x, found[0]))
+        given = terms if terms.cap is not None else terms._replace(keep=None)
+        again = Sums(*_plain(classes, _logits(classes.axis, y, given), None))
+        return jnp.zeros_like(lost), _masked_cost(classes, False, times, y, again, terms)
+
+    # Read for this alone: what another pass reads too would be kept widened for both.
+    x_, target = lax.optimization_barrier((x, terms.target))
+    loss = _masked_cost(classes, False, jnp.multiply, x_, sums, terms._replace(target=target))
+    lost = for_any(jnp.isnan(jnp.sum(loss * 0)))
+    return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
+
+
+@_costs_with_care.defjvp
+def _costs_with_care_jvp(
+    classes: Classes, primals: tuple[Array, Sums, Terms], tangents: tuple[Any, Any, Any]
+) -> tuple[Array, Array]:
+    """That of plain operations: a loop of unknown length has no reverse mode."""
+    change: Array = jax.jvp(partial(_masked_cost, classes, False, times), primals, tangents)[1]
+    return _costs_with_care(classes, *primals), change
 
 
 def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
