@@ -131,7 +131,7 @@ def js_div(
     _check.flag(name, "log_target", log_target)
     if not log_target:
         t = log(t)
-    return reduce(name, _jensen_shannon(t, x, jnp.asarray(beta, x.dtype), axis), reduction, keep)
+    return reduce(name, _jensen_shannon(t, x, beta, axis), reduction, keep)
 
 
 def _distributions(

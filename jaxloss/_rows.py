@@ -150,11 +150,15 @@ def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms)
     return _masked_cost(classes, autodiff, times, reread(x), lax.optimization_barrier(sums), terms)
 
 
+def _read_unmasked(terms: Terms) -> Terms:
+    """Terms whose logits are read as they are: only autodiff would carry NaN back through them, and a cap does."""
+    return terms if terms.cap is not None else terms._replace(keep=None)
+
+
 def _masked_cost(
     classes: Classes, autodiff: bool, product: Callable[[Array, Array], Array], x: Array, sums: Sums, terms: Terms
 ) -> Array:
-    """Only autodiff would carry NaN back through a mask that is not there before."""
-    given = terms if autodiff or terms.cap is not None else terms._replace(keep=None)
+    given = terms if autodiff else _read_unmasked(terms)
     z, own = _shifted(classes, x, sums, given)
     return _check.masked(_cost(classes, z, own, sums, given, product), terms.keep)
 
@@ -165,8 +169,7 @@ def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Ar
 
     def with_care(found: tuple[Array, Array]) -> tuple[Array, Array]:
         y, lost = lax.optimization_barrier((x, found[0]))
-        given = terms if terms.cap is not None else terms._replace(keep=None)
-        again = Sums(*_plain(classes, _logits(classes.axis, y, given), None))
+        again = Sums(*_plain(classes, _logits(classes.axis, y, _read_unmasked(terms)), None))
         return jnp.zeros_like(lost), _masked_cost(classes, False, times, y, again, terms)
 
     # Read for this alone: what another pass reads too would be kept widened for both.

@@ -435,6 +435,7 @@ BREAKAGES = [
     ),
     ("_check.py", "jnp.asarray(host.clip(limits.min, limits.max))", "jnp.asarray(host)", "test_chunked and wrap"),
     ("_chunked.py", "len(numbers) != 1 or () in numbers", "len(numbers) > 1", "refusals"),
+    ("_numerics.py", "return jnp.any(condition), False", "return condition, in_batched[0]", "test_checked and loops"),
     ("_kernels/logsumexp.py", "jnp.int32(classes), jnp.int32(0)", "classes, 0", "test_kernels"),
     ("_kernels/logsumexp.py", "total *= jnp.exp(carry[0] - largest)", "total *= 1", "kernel"),
     ("_kernels/logsumexp.py", "other=-jnp.inf if look", "other=0.0 if look", "kernel"),

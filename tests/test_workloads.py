@@ -70,7 +70,7 @@ def test_a_nan_that_counts_reaches_the_value(workload):
 @pytest.mark.without_x64
 @pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.moving], ids=str)
 def test_value_and_gradient_lower_for_every_platform_at_their_real_size(workload):
-    arrays = _real(workload)
+    arrays = workload.real()
     step = jax.jit(jax.value_and_grad(workload.ours, tuple(range(workload.moving))))
     kernel = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
     together = ("cpu", "cuda", "tpu")
@@ -80,14 +80,6 @@ def test_value_and_gradient_lower_for_every_platform_at_their_real_size(workload
         value, gradients = jax.tree.unflatten(exported.out_tree, exported.out_avals)
         assert value.shape == ()
         assert [g.shape for g in gradients] == [a.shape for a in arrays[: workload.moving]]
-
-
-def _real(workload):
-    """The shapes of the arrays for a GPU, from the small ones: to draw them would take gigabytes."""
-    small, real = workload.sizes["small"], workload.sizes["gpu"]
-    assert len(set(small)) == len(small), "each axis is known by its size"
-    size = dict(zip(small, real, strict=True))
-    return [jax.ShapeDtypeStruct([size[n] for n in a.shape], a.dtype) for a in workload.arrays("small").values()]
 
 
 def test_the_benchmark_runs_and_writes_what_the_docs_draw(tmp_path):

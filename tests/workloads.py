@@ -57,6 +57,19 @@ class Workload:
     def arrays(self, size: str) -> Arrays:
         return self.draw(np.random.default_rng(0), self.sizes[size])
 
+    def real(self) -> list[jax.ShapeDtypeStruct]:
+        """The shapes of the arrays for a GPU, from the small ones: to draw them would take gigabytes."""
+        small, real = self.sizes["small"], self.sizes["gpu"]
+        assert len(set(small)) == len(small), "each axis is known by its size"
+        size = dict(zip(small, real, strict=True))
+        return [jax.ShapeDtypeStruct([size[n] for n in a.shape], a.dtype) for a in self.arrays("small").values()]
+
+    def least(self, arrays: list[Any], gradient: bool) -> int:
+        """Bytes that have to move: of the arrays read and the gradients written."""
+        sizes = [a.size * a.dtype.itemsize for a in arrays]
+        reads = self.reads if gradient else min(self.reads, 1)
+        return sizes[0] * reads + sum(sizes[1:]) + (sum(sizes[: self.moving]) if gradient else 0)
+
 
 def sizes(cpu, gpu, small):
     return dict(zip(SIZES, (cpu, gpu, small), strict=True))

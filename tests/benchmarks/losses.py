@@ -1,7 +1,7 @@
 """Every public loss beside its peers, on the workloads of `tests/workloads.py`, in one process.
 
     pip install -e '.[benchmarks]'
-    python tests/benchmarks/losses.py [speed] [dispatch] [growth] [--only WORD ...] [--json FILE]
+    python tests/benchmarks/losses.py [speed] [dispatch] [growth] [--only WORD ...] [--passes gradient] [--json FILE]
 
 `speed`: value, and value and gradient, in float32 and bfloat16, beside torch, torch.compile, optax, Keras on JAX and
 the plain formula in jnp; time to trace and compile; memory besides arguments and results. `dispatch`: a call of eight
@@ -50,7 +50,7 @@ def drawn(workload):
 
 def calls_of(workload, arrays, dtype, gradient, chosen, left_out):
     """What is to be timed, by name."""
-    arrays = [a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in arrays]
+    arrays = in_dtype(arrays, dtype)
     moving = tuple(range(workload.moving)) if gradient else ()
     forms = {"jaxloss": workload.ours, "plain": workload.plain}
     for name, peer in workload.peers.items():
@@ -90,12 +90,13 @@ def _call(name, form, arrays, moving):
 
 def floor_of(workload, arrays, dtype, gradient):
     """Milliseconds without which it cannot be done."""
-    width = jnp.dtype(dtype).itemsize
-    sizes = [a.size * (width if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype.itemsize) for a in arrays]
-    moved = sum(sizes[1:]) + sizes[0] * (workload.reads if gradient else min(workload.reads, 1))
-    moved += sum(sizes[: workload.moving]) if gradient else 0
+    moved = workload.least(jax.eval_shape(lambda arrays: in_dtype(arrays, dtype), arrays), gradient)
     flops = workload.flops(*workload.sizes[_size()]) * (3 if gradient else 1)
     return max(moved / harness.copy_rate(dtype), flops / harness.matmul_rate(dtype) if flops else 0)
+
+
+def in_dtype(arrays, dtype):
+    return [a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in arrays]
 
 
 def _size():

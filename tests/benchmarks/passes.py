@@ -96,18 +96,10 @@ def kernels(text):
     return found
 
 
-def real(workload, dtype):
-    """The arrays on a GPU, by their shapes."""
-    axes = dict(zip(workload.sizes["small"], workload.sizes["gpu"], strict=True))
-    for a in workload.arrays("small").values():
-        kind = dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype
-        yield jax.ShapeDtypeStruct([axes[n] for n in a.shape], kind)
-
-
-def floor_of(workload, arrays, gradient):
-    sizes = [a.size * a.dtype.itemsize for a in arrays]
-    reads = workload.reads if gradient else min(workload.reads, 1)
-    return sizes[0] * reads + sum(sizes[1:]) + (sum(sizes[: workload.moving]) if gradient else 0)
+def in_dtype(arrays, dtype):
+    """Arrays by their shapes, the numbers among them in another dtype."""
+    for a in arrays:
+        yield jax.ShapeDtypeStruct(a.shape, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype)
 
 
 def main():
@@ -123,12 +115,12 @@ def main():
             continue
         for dtype in options.dtypes:
             for gradient in (False, True) if workload.moving else (False,):
-                line(workload, list(real(workload, jnp.dtype(dtype))), gradient, there, options.kernels)
+                line(workload, list(in_dtype(workload.real(), jnp.dtype(dtype))), gradient, there, options.kernels)
         jax.clear_caches()
 
 
 def line(workload, arrays, gradient, there, each):
-    floor = max(1, floor_of(workload, arrays, gradient))
+    floor = max(1, workload.least(arrays, gradient))
     text = f"{workload.name} {arrays[0].dtype}{' grad' * gradient}"
     large = {}
     for form in filter(None, (workload.plain, workload.ours)):
