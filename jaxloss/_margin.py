@@ -1,5 +1,6 @@
 """Losses that ask for a margin: hinge_embedding, margin_ranking, multi_margin, multilabel_margin and the soft ones."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -419,8 +420,7 @@ def _multilabel_margin_jvp(
         def above(x: Array) -> Array:
             return jnp.where(upcast(x)[..., None, :] <= -gap, 0.0, 1.0).astype(gap.dtype)
 
-        halves = jnp.split(above(jnp.where(named, -jnp.inf, still)), 1 + (gap.shape[-2] % 2 == 0), -2)
-        of_label = lax.optimization_barrier(jnp.concatenate(sums(halves, -1), -1))
+        of_label = _of_each(above(jnp.where(named, -jnp.inf, still)))
         of_named = _over_few(jnp.where(_hits(still, index), of_label[..., None], 0))
         return slope + jnp.where(named, -of_named, _over_few(above(still)))
 
@@ -438,7 +438,8 @@ def _named(x: Array, labels: Array, keep: Array) -> tuple[Array, Array]:
 
     def add(found: tuple[Array, Array], index: Array) -> tuple[Array, Array]:
         named, unknown = found
-        return named | jnp.any(_hits(x, index), -2), unknown | jnp.any(index == x.shape[-1], -1)
+        hit: Array = lax.platform_dependent(_hits(x, index), cpu=lambda hits: jnp.any(hits, -2), default=_any_of_few)
+        return named | hit, unknown | jnp.any(index == x.shape[-1], -1)
 
     nothing = _nothing(x)
     return _by_few_labels(add, (nothing != 0, jnp.sum(nothing, -1) != 0), x, labels, keep)
@@ -460,9 +461,36 @@ def _gap(x: Array, index: Array) -> Array:
 
 
 def _over_few(x: Array) -> Array:
-    """The sum over a few labels, in the loop that computes its numbers: this addition XLA leaves to no library."""
-    total: Array = lax.reduce(x, np.zeros((), x.dtype), lambda a, b: a - (-b), (x.ndim - 2,))
+    """The sum over a few labels, in the loop that computes its numbers."""
+
+    def on_cpu(x: Array) -> Array:
+        total: Array = lax.reduce(x, np.zeros((), x.dtype), lambda a, b: a - (-b), (x.ndim - 2,))
+        return total  # this addition XLA leaves to no library
+
+    total: Array = lax.platform_dependent(x, cpu=on_cpu, default=lambda x: functools.reduce(jnp.add, _each_of_few(x)))
     return total
+
+
+def _any_of_few(x: Array) -> Array:
+    return functools.reduce(jnp.logical_or, _each_of_few(x))
+
+
+def _of_each(x: Array) -> Array:
+    """The sum over the classes for each of a few labels, in an array of its own."""
+
+    def on_cpu(x: Array) -> Array:
+        return jnp.concatenate(sums(jnp.split(x, 1 + (x.shape[-2] % 2 == 0), -2), -1), -1)
+
+    def default(x: Array) -> Array:
+        return jnp.stack([jnp.sum(each, -1) for each in _each_of_few(x)], -1)
+
+    total: Array = lax.optimization_barrier(lax.platform_dependent(x, cpu=on_cpu, default=default))
+    return total
+
+
+def _each_of_few(x: Array) -> list[Array]:
+    """What there is for each label: a GPU computes it where it is used, and reads the classes once for all."""
+    return [x[..., i, :] for i in range(x.shape[-2])]
 
 
 State = TypeVar("State")

@@ -71,28 +71,37 @@ def again(*arrays: Array) -> list[Array]:
 def afresh(*arrays: Array, shared_by_cpu: bool = False) -> list[Array]:
     """`again`, for a derivative that stands beside its value in a sum over numbers.
 
-    A GPU computes both in one pass too, unless they share what it holds expensive, a logarithm say: that it would keep,
-    and read. Factors of which it does not know that they are 1 let them share nothing but what they read.
+    A GPU computes both in one pass too, unless they share what XLA holds expensive, a logarithm say: that it would
+    keep, and read.
     """
 
     def on_cpu(*arrays: Array) -> list[Array]:
         return list(arrays) if shared_by_cpu else [lax.optimization_barrier(a) for a in arrays]
 
-    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(_times_unknown, 0))
+    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(_disguised, 1))
     return found
 
 
-def _times_unknown(which: int, *arrays: Array) -> list[Array]:
-    """The arrays, each times a 1 that XLA does not know, nor to be the same for another `which`.
+def _disguised(bit: int, *arrays: Array) -> list[Array]:
+    """The arrays, which XLA takes for others, and for others again with another `bit`.
 
-    Numbers stay as they are, of which XLA may know something: a square is faster than a power.
+    It cuts a program into kernels without seeing that two flips of a bit cancel. The compiler of a kernel does see it,
+    and computes what is the same once. Single numbers stay as they are: of those XLA may know something, and a square
+    is faster than a power. So do dtypes of 8 bits and fewer.
     """
-    power = 2.0**which
+    return [_flipped_twice(a, bit) if a.ndim and a.dtype.itemsize > 1 else a for a in arrays]
 
-    def one(a: Array) -> Array | float:
-        return lax.optimization_barrier(jnp.full((), power, a.dtype)) / power if a.ndim else 1
 
-    return [a * one(a) for a in arrays]
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _flipped_twice(x: Array, bit: int) -> Array:
+    bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    flip = jnp.asarray(bit, bits.dtype)
+    return lax.bitcast_convert_type(bits ^ flip ^ flip, x.dtype)
+
+
+@_flipped_twice.defjvp
+def _flipped_twice_jvp(bit: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _flipped_twice(*primals, bit), tangents[0]
 
 
 @jax.custom_batching.custom_vmap
@@ -382,7 +391,7 @@ def _squared_or_scaled(
 
 def _scaled_lengths(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]:
     """The lengths of vectors of any size, from one reading: squares of entries enlarged, as they are, and reduced."""
-    each = [vectors(*_times_unknown(which, *arrays)) for which in range(3)]  # or a GPU would keep what they share
+    each = [vectors(*_disguised(bit, *arrays)) for bit in (1, 2, 4)]  # or a GPU would keep what they share
     return [_length_of(three, axis) for three in zip(*each, strict=True)]
 
 

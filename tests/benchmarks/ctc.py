@@ -40,7 +40,7 @@ torch, optax = module("torch"), module("optax")
 
 def drawn(length, count, classes, labels, scale=1.0):
     rng = np.random.default_rng(0)
-    x = (rng.normal(size=(length, count, classes)) * scale).astype(np.float32)
+    x = rng.standard_normal((length, count, classes), np.float32) * np.float32(scale)
     y = rng.integers(1, classes, size=(count, labels)).astype(np.int32)
     sizes = rng.integers(labels // 2, labels + 1, size=count).astype(np.int32)
     # Room for every label and for the blank between two equal ones.
