@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from . import _check, _labels
 from ._numerics import afresh, change, log, log_sum, shift, times
@@ -129,9 +130,7 @@ def js_div(
     (x, t), keep, axis = _distributions(name, axis, where, input=input, target=target)
     beta = jnp.asarray(_check.number(name, "beta", beta, x.dtype, low=0, high=1), x.dtype)
     _check.flag(name, "log_target", log_target)
-    if not log_target:
-        t = log(t)
-    return reduce(name, _jensen_shannon(t, x, beta, axis), reduction, keep)
+    return reduce(name, _jensen_shannon(t, x, beta, axis, log_target), reduction, keep)
 
 
 def _distributions(
@@ -146,24 +145,27 @@ def _kullback_leibler(log_p: Array, log_q: Array) -> Array:
     return times(jnp.exp(log_p), jnp.maximum(log_p, np.finfo(log_p.dtype).min) - log_q)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _jensen_shannon(log_p: Array, log_q: Array, beta: Array, axis: int) -> Array:
-    """The divergence of each row."""
-    from_p, from_q = _from_mixture(log_p, log_q, beta)
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _jensen_shannon(p: Array, log_q: Array, beta: Array, axis: int, log_target: bool) -> Array:
+    """The divergence of each row, of probabilities p or, if `log_target`, their logarithms."""
+    from_p, from_q = _from_mixture(p if log_target else log(p), log_q, beta)
     return jnp.sum(beta * from_p + (1 - beta) * from_q, axis)
 
 
 @partial(_jensen_shannon.defjvp, symbolic_zeros=True)
 def _jensen_shannon_jvp(
-    axis: int, primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]
+    axis: int, log_target: bool, primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]
 ) -> tuple[Array, Array]:
     # What the mixture changes adds up to 0, so that each slope is a term of the sum: a CPU keeps them for both.
-    (log_p, log_q, beta), (dp, dq, dbeta) = primals, tangents
-    from_p, from_q = _from_mixture(log_p, log_q, beta)
+    (p, log_q, beta), (dp, dq, dbeta) = primals, tangents
+    from_p, from_q = _from_mixture(p if log_target else log(p), log_q, beta)
     terms = beta * from_p + (1 - beta) * from_q
-    log_p, log_q = afresh(log_p, log_q, shared_by_cpu=True)
+    p, log_q = afresh(p, log_q, shared_by_cpu=True)
+    log_p = p if log_target else log(p)
     from_p, from_q = _from_mixture(log_p, log_q, beta)
     of_beta = from_p - from_q + jnp.exp(log_q) - jnp.exp(log_p)
+    if not (log_target or isinstance(dp, SymbolicZero)):
+        dp = jax.jvp(log, (p,), (dp,))[1]
     slope = change(terms, (beta * from_p, dp), ((1 - beta) * from_q, dq), (of_beta, dbeta))
     return sum_in_loop(terms, axis), jnp.sum(slope, axis)
 
@@ -254,7 +256,7 @@ def distillation_loss(
 
     log_p, log_q = (_log_softmax(a, jnp.asarray(temperature, dtype), axis) for a in (z, x))
     if divergence == "jensen_shannon":
-        apart = _jensen_shannon(log_p, log_q, beta, axis)
+        apart = _jensen_shannon(log_p, log_q, beta, axis, True)
     else:
         order = (log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)
         apart = jnp.sum(_kullback_leibler(*order), axis)

@@ -490,9 +490,16 @@ def sigmoids(x: Array) -> tuple[Array, Array]:
     return jnp.where(x > 0, 1 - less, less), jnp.where(x > 0, less, 1 - less)
 
 
+@jax.custom_jvp
 def _less_likely(x: Array) -> Array:
-    """1 / (1 + e^|x|), with the derivative for negative numbers at 0."""
-    return lax.logistic(jnp.where(x > 0, -x, x))
+    """1 / (1 + e^|x|), with the derivative for negative numbers at 0. `_softplus_of_minus` has the same exponential."""
+    return 1 / (1 + jnp.exp(jnp.abs(x)))
+
+
+@_less_likely.defjvp
+def _less_likely_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    less = _less_likely(*primals)
+    return less, jnp.where(primals[0] > 0, -1, 1) * less * (1 - less) * tangents[0]
 
 
 @jax.custom_jvp
@@ -537,7 +544,7 @@ def softplus_mix(x: Array, up: Array, down: Array) -> Array:
 @partial(softplus_mix.defjvp, symbolic_zeros=True)
 def _softplus_mix_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     # d log(1+e^x) = sigmoid(x) dx and d log(1+e^-x) = -sigmoid(-x) dx.
-    (dx, dup, ddown), (x, up, down) = tangents, again(*primals)
+    (dx, dup, ddown), (x, up, down) = tangents, afresh(*primals)
     yes, no = sigmoids(x)
     slope = up * yes - down * no
     of_down, of_up = softplus_pair(x)
