@@ -340,13 +340,8 @@ def _cosine(axis: int, smooth: bool, eps: Number, *vectors: Array) -> list[Array
         found = [jnp.sqrt(x + eps) if smooth else jnp.maximum(jnp.sqrt(x), eps) for x in squares]
         return [reduce(jnp.divide, found, product), *found], found
 
-    def scaled(*vectors: Array) -> list[Array]:
-        wide = widened(*vectors)
-        found = [jnp.maximum(length, eps) for length in _scaled_lengths(widened, axis, *vectors)]
-        a, b = (v / jnp.expand_dims(length, axis) for v, length in zip(wide, found, strict=True))
-        return [jnp.sum(a * b, axis), *found]
-
-    return squared(*vectors)[0] if smooth else _squared_or_scaled(squared, scaled, vectors)
+    any_size = partial(_cosine_of_any_size, axis, eps)
+    return squared(*vectors)[0] if smooth else _squared_or_scaled(squared, any_size, vectors)
 
 
 @_cosine.defjvp
@@ -396,12 +391,36 @@ def _scaled_lengths(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]:
 
 
 def _length_of(same: tuple[Array, ...], axis: int) -> Array:
-    limits = np.finfo(same[0].dtype)
-    step, far = (2.0 ** int(part * limits.maxexp) for part in (0.7, 0.6))
+    step, far = _step_and_far(same[0].dtype)
     factors = step, 1, 1 / step
     small, plain, large = _added([jnp.square(x * by) for x, by in zip(same, factors, strict=True)], axis)
     length = jnp.where(plain < far, jnp.sqrt(plain), jnp.sqrt(large) * step)
     return jnp.where(plain < 1 / far, jnp.sqrt(small) / step, length)
+
+
+def _step_and_far(dtype: jnp.dtype) -> tuple[float, float]:
+    """A factor, and the square beyond which a vector is the better for its inverse: no number of use is lost."""
+    most = np.finfo(dtype).maxexp
+    return 2.0 ** (2 * int(0.35 * most)), 2.0 ** int(0.6 * most)
+
+
+def _cosine_of_any_size(axis: int, eps: Number, *vectors: Array) -> list[Array]:
+    """The cosine and the lengths, each at least `eps`, from one reading: every sum that may be the right one."""
+    a, b = widened(*vectors)
+    step, far = _step_and_far(a.dtype)
+    # For a small, a plain and a large vector, and between them for the product of two neighbours.
+    factors = step, step**0.5, 1.0, step**-0.5, 1 / step
+    scaled = [(a * by, b * by) for by in factors]
+    squares = [jnp.square(x) for each in zip(*scaled[::2], strict=True) for x in each]
+    found = _added([x * y for x, y in scaled] + squares, axis)
+    value, index, lengths = found[:5], jnp.int32(0), []
+    for same in (found[5:8], found[8:]):
+        size = jnp.where(same[1] < 1 / far, 0, jnp.where(same[1] < far, 1, 2))
+        by = lax.select_n(size, *(jnp.full(size.shape, by, a.dtype) for by in factors[::2]))
+        length = jnp.maximum(jnp.sqrt(lax.select_n(size, *same)), eps * by)
+        index, value = index + size, [x / length for x in value]
+        lengths.append(length / by)
+    return [lax.select_n(index, *value), *lengths]
 
 
 def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
