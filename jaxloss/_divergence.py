@@ -9,7 +9,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from . import _check, _labels
-from ._numerics import afresh, change, log, log_sum, shift, times
+from ._numerics import added_in_loop, afresh, change, log, log_sum, shift, times
 from ._reduce import reduce, sum_in_loop
 from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
@@ -254,12 +254,13 @@ def distillation_loss(
         counted = jnp.expand_dims(keep, axis)
         x, z = (_check.masked(a, counted) for a in (x, z))
 
-    log_p, log_q = (_log_softmax(a, jnp.asarray(temperature, dtype), axis) for a in (z, x))
+    z_p, z_q = (_shifted(a, jnp.asarray(temperature, dtype), axis) for a in (z, x))
     if divergence == "jensen_shannon":
+        log_p, log_q = (z - log_sum(z, axis) for z in (z_p, z_q))
         apart = _jensen_shannon(log_p, log_q, beta, axis, True)
     else:
-        order = (log_p, log_q) if divergence == "forward_kl" else (log_q, log_p)
-        apart = jnp.sum(_kullback_leibler(*order), axis)
+        order = (z_p, z_q) if divergence == "forward_kl" else (z_q, z_p)
+        apart = _kullback_leibler_of_rows(*order, axis)
     loss = temperature * temperature * apart
     if index is not None:
         right = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), counted, axis), axis)
@@ -269,10 +270,31 @@ def distillation_loss(
     return reduce(name, loss, reduction, keep)
 
 
-def _log_softmax(x: Array, temperature: Array, axis: int) -> Array:
-    """That of x / T, shifted before it is divided; a class at -inf says nothing of the temperature."""
-    z = _divided(shift(x, axis)[0].astype(temperature.dtype), temperature)
-    return z - log_sum(z, axis)
+def _shifted(x: Array, temperature: Array, axis: int) -> Array:
+    """x / T less its maximum, shifted before it is divided; a class at -inf says nothing of the temperature."""
+    return _divided(shift(x, axis)[0].astype(temperature.dtype), temperature)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _kullback_leibler_of_rows(z_p: Array, z_q: Array, axis: int) -> Array:
+    """KL(p, q) of each row, from logits that are shifted."""
+    log_p, log_q = (z - log_sum(z, axis) for z in (z_p, z_q))
+    return jnp.sum(_kullback_leibler(log_p, log_q), axis)
+
+
+@partial(_kullback_leibler_of_rows.defjvp, symbolic_zeros=True)
+def _kullback_leibler_of_rows_jvp(
+    axis: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
+    # That p adds up to 1 is known: only the slope of p has to wait for a sum over the row.
+    totals = [log_sum(z, axis) for z in primals]
+    log_p, log_q = map(jnp.subtract, primals, totals)
+    value = added_in_loop(_kullback_leibler(log_p, log_q), axis)
+    log_p, log_q = map(jnp.subtract, afresh(*primals, shared_by_cpu=True), totals)
+    (dp, dq), p = tangents, jnp.exp(log_p)
+    surplus = jnp.maximum(log_p, np.finfo(p.dtype).min) - log_q
+    of_p = 0 if isinstance(dp, SymbolicZero) else times(p, surplus - jnp.expand_dims(value, axis))
+    return value, jnp.sum(change(jnp.zeros_like(p), (of_p, dp), (jnp.exp(log_q) - p, dq)), axis)
 
 
 @jax.custom_jvp

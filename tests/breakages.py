@@ -221,6 +221,7 @@ BREAKAGES = [
     ("_classes.py", "jnp.where(z <= held, 0, z - held)", "z - held", "threshold_of_sparsemax"),
     ("_classes.py", "d * (d + x - h)", "d * d", "value_for and binary_sparsemax"),
     ("_classes.py", "jnp.where(d == 0, 0, d * (d + x - h))", "d * (d + x - h)", "binary_loss"),
+    ("_divergence.py", "surplus - jnp.expand_dims(value, axis)", "surplus", "distillation"),
     ("_divergence.py", "temperature * temperature * apart", "temperature * apart", "value_for and distillation"),
     (
         "_divergence.py",
