@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from . import _check
 from ._numerics import absolute, afresh, change, divide, log1p_in_loop, positive_part, twice_artanh
-from ._reduce import reduce
+from ._reduce import better_in_loop, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -53,7 +53,8 @@ def l2_loss(
         https://optax.readthedocs.io/en/latest/api/losses.html#optax.losses.l2_loss
     """
     x, t, keep = _check.pair("l2_loss", input, target, where, integer_target=True)
-    return reduce("l2_loss", jnp.square(x - t) / 2, reduction, keep, in_loop=True)
+    in_loop = better_in_loop(keep, input, target)
+    return reduce("l2_loss", jnp.square(x - t) / 2, reduction, keep, in_loop=in_loop)
 
 
 def mean_absolute_percentage_error(

@@ -10,7 +10,7 @@ from jax import lax
 
 from . import _check
 from ._devices import alone
-from ._types import Array, Reduced
+from ._types import Array, ArrayLike, Reduced
 
 REDUCTIONS = ("mean", "sum", "none", "sum_and_weight")
 MANY = 2**15  # from here on XLA adds up on a CPU by a library
@@ -39,6 +39,11 @@ def reduce(
         return total
     weight = denominator(total.dtype, loss.size, keep, share)
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
+
+
+def better_in_loop(keep: Array | None, *arguments: ArrayLike) -> bool:
+    """Whether even a sum of squares is: with a mask, which is a select, or narrow numbers, which a library widens."""
+    return keep is not None or any(jnp.asarray(a).dtype.itemsize < 4 for a in arguments)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -12,7 +12,7 @@ import numpy as np
 from . import _check
 from ._devices import broadcast_like
 from ._numerics import absolute, afresh, change, clamp, divide, exp, positive_part, times, xlogy
-from ._reduce import reduce
+from ._reduce import better_in_loop, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -57,7 +57,8 @@ def l1_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.l1_loss.html
     """
     x, t, keep = _check.pair("l1_loss", input, target, where, integer_target=True)
-    return _weighted_mean("l1_loss", absolute(x - t), weight, keep, reduction)
+    in_loop = better_in_loop(keep, input, target)
+    return _weighted_mean("l1_loss", absolute(x - t), weight, keep, reduction, in_loop)
 
 
 def mse_loss(
@@ -102,14 +103,17 @@ def mse_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.mse_loss.html
     """
     x, t, keep = _check.pair("mse_loss", input, target, where, integer_target=True)
-    return _weighted_mean("mse_loss", jnp.square(x - t), weight, keep, reduction)
+    in_loop = better_in_loop(keep, input, target)
+    return _weighted_mean("mse_loss", jnp.square(x - t), weight, keep, reduction, in_loop)
 
 
-def _weighted_mean(name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str) -> Reduced:
+def _weighted_mean(
+    name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str, in_loop: bool
+) -> Reduced:
     if weight is None:
-        return reduce(name, loss, reduction, keep, in_loop=True)
+        return reduce(name, loss, reduction, keep, in_loop=in_loop)
     w = _check.weight(name, weight, loss, keep)
-    return reduce(name, times(w, loss), reduction, keep, share=w, in_loop=True)
+    return reduce(name, times(w, loss), reduction, keep, share=w, in_loop=in_loop)
 
 
 def smooth_l1_loss(
