@@ -18,6 +18,9 @@ import quick
 if os.environ.get("JAXLOSS_TESTS") != "all" and quick.FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick.FLAGS}"
 
+# A GPU would round the factors of a float32 matmul to ten bits.
+jax.config.update("jax_default_matmul_precision", "highest")
+
 # Scripts that pytest would import to look for doctests; those of references need torch and Keras.
 collect_ignore = [
     "torch_reference.py",

@@ -42,7 +42,7 @@ NEVER_COMPILED = ("ctc", "linear_cross_entropy")  # torch.compile calls the same
 def drawn(workload):
     """The arrays of a workload; on a GPU the same few rows over and over, since to draw them would take longest."""
     rows, *rest = workload.sizes[_size()]
-    few = rows // 16 if GPU and workload.apart else rows
+    few = max(1, rows // 64) if GPU and workload.apart else rows
     arrays = workload.draw(np.random.default_rng(0), (few, *rest)).values()
     for a in map(jnp.asarray, arrays):
         yield jnp.tile(a, (rows // few, *[1] * (a.ndim - 1))) if len(a) == few else a
