@@ -529,7 +529,7 @@ def softplus(x: Array) -> Array:
 
 @softplus.defjvp
 def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return softplus(*primals), sigmoid(*again(*primals)) * tangents[0]
+    return softplus(*primals), sigmoids(*afresh(*primals))[0] * tangents[0]
 
 
 def _softplus_of_minus(x: Array) -> Array:
