@@ -7,7 +7,8 @@ torch's own kernel and cuDNN too. `growth`: ours and the peers over S from 10 to
 `accuracy`: the largest error of a float32 gradient against torch's in float64. Peers that are not installed are left
 out.
 
-Calls are interleaved in changing order; a figure is the median, with its ratio to the better of torch and optax.
+Calls are interleaved in changing order, on a CPU each right after one of the same peer that is not timed; a figure is
+the median, with its ratio to the better of torch and optax.
 """
 
 import argparse
@@ -112,10 +113,17 @@ def medians(calls, rounds):
         call.run()
     for turn in range(rounds):
         for name in list(calls)[:: (-1) ** turn]:
-            times[name].append(harness.once(ready[name])[0])
-            if not GPU:
-                time.sleep(0.01)  # threads of one that still spin must not slow the next
+            times[name].append(harness.once(ready[name])[0] if GPU else warm(ready[name].run))
     return {name: statistics.median(each) for name, each in times.items()}
+
+
+def warm(run):
+    """Milliseconds of a call right after another: what lies in the caches is its own, not of who came before."""
+    time.sleep(0.01)  # threads of one that still spin must not slow the next
+    run()
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
 
 
 def time_all(sizes, rounds):
