@@ -416,10 +416,10 @@ def _cosine_of_any_size(axis: int, eps: Number, *vectors: Array) -> list[Array]:
     value, index, lengths = found[:5], jnp.int32(0), []
     for same in (found[5:8], found[8:]):
         size = jnp.where(same[1] < 1 / far, 0, jnp.where(same[1] < far, 1, 2))
-        by = lax.select_n(size, *(jnp.full(size.shape, by, a.dtype) for by in factors[::2]))
-        length = jnp.maximum(jnp.sqrt(lax.select_n(size, *same)), eps * by)
-        index, value = index + size, [x / length for x in value]
-        lengths.append(length / by)
+        by = jnp.where(size == 0, step, jnp.where(size == 1, 1, 1 / step))
+        length = jnp.sqrt(lax.select_n(size, *same))
+        index, value = index + size, [x / jnp.maximum(length, eps * by) for x in value]
+        lengths.append(jnp.maximum(length / by, eps))
     return [lax.select_n(index, *value), *lengths]
 
 
