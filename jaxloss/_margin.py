@@ -14,7 +14,6 @@ from . import _check, _labels
 from ._devices import is_split
 from ._numerics import (
     afresh,
-    again,
     at_least_float32,
     by_itself,
     for_any,

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _check, _labels
@@ -129,26 +130,34 @@ def losses(
     terms: Terms,
     *,
     kept: bool = False,
+    value_only: bool = False,
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums.
 
     If the sums are `kept` for a derivative, a CPU takes the loss in a pass of its own: in one that finds them too it
-    would keep the shifted logits for both.
+    would keep the shifted logits for both. If the loss is all that is wanted of the rows, a GPU reads them once.
     """
     sums = _read(classes, implementation, not statistics, x, terms)
     apart = lax.optimization_barrier(sums) if kept else sums
-    loss = _costs(classes, implementation, x, apart, terms)
+    loss = _costs(classes, implementation, value_only and not statistics, x, apart, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the rows that do not count
-def _costs(classes: Classes, implementation: KernelImplementation, x: Array, sums: Sums, terms: Terms) -> Array:
+@partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
+def _costs(
+    classes: Classes, implementation: KernelImplementation, value_only: bool, x: Array, sums: Sums, terms: Terms
+) -> Array:
     """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
     autodiff = implementation == "autodiff"
     if autodiff or classes.axis_name is not None:
         return _cost_apart(classes, autodiff, x, sums, terms)
-    return _costs_by_platform(classes, implementation == "pallas", x, sums, terms)
+    on_gpu = None
+    if _are_few(x, classes.axis):
+        on_gpu = _cost_of_few
+    elif value_only and alone() and (is_soft(terms) or terms.uniform is not None):
+        on_gpu = _cost_at_once
+    return _costs_by_platform(classes, None if implementation == "pallas" else on_gpu, x, sums, terms)
 
 
 def _cost_apart(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
@@ -157,23 +166,28 @@ def _cost_apart(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: T
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _costs_by_platform(classes: Classes, by_kernel: bool, x: Array, sums: Sums, terms: Terms) -> Array:
+def _costs_by_platform(
+    classes: Classes, on_gpu: Callable[..., Array] | None, x: Array, sums: Sums, terms: Terms
+) -> Array:
     ways: dict[str, Any] = {"default": partial(_cost_apart, classes, False)}
     if is_soft(terms) and alone():
         ways = {"default": partial(_masked_cost, classes, False, times), "cpu": partial(_costs_with_care, classes)}
-    if _are_few(x, classes.axis) and not by_kernel:
-        ways |= dict.fromkeys(GPUS, partial(_cost_of_few, classes.axis))
+    if on_gpu is not None:
+        ways |= dict.fromkeys(GPUS, partial(on_gpu, classes.axis))
     found: Array = lax.platform_dependent(x, sums, terms, **ways) if len(ways) > 1 else ways["default"](x, sums, terms)
     return found
 
 
 @_costs_by_platform.defjvp
 def _costs_by_platform_jvp(
-    classes: Classes, by_kernel: bool, primals: tuple[Array, Sums, Terms], tangents: tuple[Any, Any, Any]
+    classes: Classes,
+    on_gpu: Callable[..., Array] | None,
+    primals: tuple[Array, Sums, Terms],
+    tangents: tuple[Any, Any, Any],
 ) -> tuple[Array, Array]:
     """That of plain operations: a loop of unknown length has no reverse mode."""
     change: Array = jax.jvp(partial(_cost_apart, classes, False), primals, tangents)[1]
-    return _costs_by_platform(classes, by_kernel, *primals), change
+    return _costs_by_platform(classes, on_gpu, *primals), change
 
 
 FEW = 32  # classes, which a CPU's loop takes all at once, and a thread of a GPU
@@ -234,6 +248,54 @@ def _of_class(axis: int, c: int, tree: Tree) -> Tree:
         return a if a.ndim == 0 else lax.index_in_dim(a, min(c, a.shape[axis] - 1), axis, keepdims=False)
 
     return jax.tree.map(one, tree)
+
+
+def _cost_at_once(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
+    """`_masked_cost` for a GPU of terms of all classes, in one reading that finds the sums too."""
+    read = _read_unmasked(terms)
+    y = _logits(axis, x, read)
+    own = None if is_soft(terms) else terms.target
+    shares = _mixed(read) if own is None or read.uniform is None else read.uniform
+    top, log_total, below, share = _found_at_once(axis, y, own, shares)
+    cost = times(share, log_total) - below + _z_loss(Sums(top, log_total), terms)
+    if own is not None:
+        cost += times(terms.scale, log_total - pick_shifted(y, top, own, axis))
+    return _check.masked(cost, terms.keep)
+
+
+def _sums_at_once(axis: int, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+    """`_plain` for a GPU, from one reading."""
+    top, log_total = _found_at_once(axis, x, index)
+    return top, log_total
+
+
+def _found_at_once(axis: int, x: Array, index: Array | None, *shares: Array) -> list[Array]:
+    """The sums of rows as one reduction, and for shares of classes the sums of share·(x - top) and of the shares."""
+    y = upcast(x)
+    top = finite(y)
+    z = y - top  # 0, and infinite where the logit is
+    other = jnp.maximum(1 + z, 0)  # e^z
+    parts = [top, other if index is None else jnp.where(one_hot(index, z, axis), 0, other)]
+    for share in shares:
+        parts += [times(share, z), jnp.broadcast_to(share, z.shape).astype(z.dtype)]
+    none = [np.array(number, z.dtype) for number in (np.finfo(z.dtype).min, 0, 0, 0)[: len(parts)]]
+    found = [jnp.expand_dims(a, axis) for a in lax.reduce(parts, none, _joined, (axis,))]
+    less: Array | int = -1
+    if index is not None:
+        less = jnp.where(index < 0, -1, jnp.expm1(pick_shifted(x, found[0], index, axis)))
+    return [found[0], log1p(found[1] + less), *found[2:]]
+
+
+def _joined(a: list[Array], b: list[Array]) -> list[Array]:
+    """What two parts of a row make together, seen from the higher of their largest logits."""
+    (top, total, *rest), (top_, total_, *rest_) = a, b
+    first, step = top >= top_, -jnp.abs(top - top_)
+    total = jnp.where(first, total, total_) + jnp.where(first, total_, total) * jnp.exp(step)
+    if rest:
+        (below, share), (below_, share_) = rest, rest_
+        less = jnp.where(first, share_, share)
+        rest = [below + below_ + jnp.where(less == 0, 0, less * step), share + share_]
+    return [jnp.maximum(top, top_), total, *rest]
 
 
 def _read_unmasked(terms: Terms) -> Terms:
@@ -298,6 +360,8 @@ def _sums(
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
     if _are_few(x, axis):
         ways |= dict.fromkeys(GPUS, partial(_sums_by_few, axis))
+    elif alone():
+        ways |= dict.fromkeys(GPUS, partial(_sums_at_once, axis))
     if axis < x.ndim - 1:
         implementation = "xla"
     if implementation == "pallas":
