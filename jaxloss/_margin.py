@@ -306,7 +306,8 @@ def _right_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, A
     (x, index), dx = primals, tangents[0]
 
     def masked(dx: Array, index: Array) -> Array:
-        return jax.jvp(lambda x: pick(x, index, axis), (x,), (dx,))[1]
+        change: Array = jax.jvp(lambda x: pick(x, index, axis), (x,), (dx,))[1]
+        return change
 
     def gathered(dx: Array, index: Array) -> Array:
         return jnp.take_along_axis(dx, jnp.maximum(index, 0), axis, mode="fill", fill_value=0)
