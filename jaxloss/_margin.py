@@ -297,7 +297,10 @@ def multi_margin_loss(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _right(x: Array, index: Array, axis: int) -> Array:
-    """`pick`, whose derivative a GPU adds to that of the others where they have been written, with the value."""
+    """`pick`, whose derivative a GPU adds to that of the others where they have been written, with the value.
+
+    In a row without a right answer those of the others are NaN by themselves.
+    """
     return pick(x, index, axis)
 
 
@@ -314,7 +317,7 @@ def _right_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, A
 
     if is_split(x, axis):
         return _right(*primals, axis), masked(dx, index)
-    change: Array = lax.platform_dependent(dx, index, cpu=masked, default=gathered)
+    change: Array = lax.platform_dependent(dx, index, cuda=gathered, rocm=gathered, default=masked)
     return _right(*primals, axis), change
 
 

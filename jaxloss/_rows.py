@@ -211,7 +211,7 @@ def _cost_of_few(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
             costs.append(times(_mixed(of_class) if soft else of_class.uniform, log_total - z))
     if rows.square is not None:
         costs.append(_z_loss(Sums(top, log_total), rows))
-    return _check.masked(jnp.expand_dims(fold(lax.add, costs), axis), terms.keep)
+    return _check.masked(jnp.expand_dims(fold(jnp.add, costs), axis), terms.keep)
 
 
 def _sums_by_few(axis: int, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
@@ -253,9 +253,9 @@ def _of_class(axis: int, c: int, tree: Tree) -> Tree:
 def _cost_at_once(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
     """`_masked_cost` for a GPU of terms of all classes, in one reading that finds the sums too."""
     read = _read_unmasked(terms)
-    y = _logits(axis, x, read)
     own = None if is_soft(terms) else terms.target
     shares = _mixed(read) if own is None or read.uniform is None else read.uniform
+    y = _logits(axis, x, read).astype(at_least_float32(x.dtype, shares.dtype))
     top, log_total, below, share = _found_at_once(axis, y, own, shares)
     cost = times(share, log_total) - below + _z_loss(Sums(top, log_total), terms)
     if own is not None:
@@ -277,7 +277,7 @@ def _found_at_once(axis: int, x: Array, index: Array | None, *shares: Array) -> 
     other = jnp.maximum(1 + z, 0)  # e^z
     parts = [top, other if index is None else jnp.where(one_hot(index, z, axis), 0, other)]
     for share in shares:
-        parts += [times(share, z), jnp.broadcast_to(share, z.shape).astype(z.dtype)]
+        parts += [times(share, z), jnp.broadcast_to(share, z.shape)]
     none = [np.array(number, z.dtype) for number in (np.finfo(z.dtype).min, 0, 0, 0)[: len(parts)]]
     found = [jnp.expand_dims(a, axis) for a in lax.reduce(parts, none, _joined, (axis,))]
     less: Array | int = -1
