@@ -139,7 +139,7 @@ def cross_entropy(
 def _each_row(
     classes: Classes, implementation: KernelImplementation, aux: bool, x: Array, terms: _rows.Terms
 ) -> tuple[Array, RowStatistics | None]:
-    return _rows.losses(classes, implementation, aux, x, terms)[:2]
+    return _rows.losses(classes, implementation, aux, x, terms, value_only=True)[:2]
 
 
 Residuals: TypeAlias = tuple[Array, _rows.Terms, _rows.Sums]

@@ -297,10 +297,21 @@ def _best_other(x: Array, right: Array, axis: int, counted: bool) -> tuple[Array
     """The highest score of another class, -inf if there is none, and if they are to be `counted` how many have it."""
     others = jnp.where(one_hot(right, x, axis), -jnp.inf, upcast(x))
     parts = _parts(others, axis)
-    if parts == 1 or others.size < MANY or not alone():
-        best = _highest(others, axis)
-        return best, jnp.sum(others == jnp.expand_dims(best, axis), axis, dtype=best.dtype) if counted else best
-    return _best_of_parts(others.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, counted)
+
+    def simply(x: Array) -> tuple[Array, Array]:
+        best = _highest(x, axis)
+        return best, jnp.sum(x == jnp.expand_dims(best, axis), axis, dtype=best.dtype) if counted else best
+
+    def by_parts(x: Array) -> tuple[Array, Array]:
+        return _best_of_parts(x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, counted)
+
+    if not alone():
+        return simply(others)
+    on_cpu = simply if parts == 1 or others.size < MANY else by_parts
+    found: tuple[Array, Array] = lax.platform_dependent(
+        others, cpu=on_cpu, default=lambda x: _at_once(x, axis, counted)
+    )
+    return found
 
 
 @_best_other.defjvp
@@ -328,6 +339,13 @@ def _parts(x: Array, axis: int) -> int:
 
 def _best_of_parts(x: Array, axis: int, counted: bool) -> tuple[Array, Array]:
     """The highest of the scores on `axis` and the next one, and how many there are, found in one loop over them."""
+    found, ties = _at_once(x, axis, counted)
+    best = _highest(found, axis)
+    return best, jnp.sum(jnp.where(found == jnp.expand_dims(best, axis), ties, 0), axis) if counted else best
+
+
+def _at_once(x: Array, axis: int, counted: bool) -> tuple[Array, Array]:
+    """The highest of the scores on `axis`, and how many there are, as one reduction."""
 
     def higher(a: list[Array], b: list[Array]) -> list[Array]:
         first = (a[0] > b[0]) | jnp.isnan(a[0])
@@ -336,7 +354,4 @@ def _best_of_parts(x: Array, axis: int, counted: bool) -> tuple[Array, Array]:
 
     each, none = ([x, jnp.ones_like(x)], [-np.inf, 0]) if counted else ([x], [-np.inf])
     found = lax.reduce(each, [np.array(number, x.dtype) for number in none], higher, (axis,))
-    best = _highest(found[0], axis)
-    if not counted:
-        return best, best
-    return best, jnp.sum(jnp.where(found[0] == jnp.expand_dims(best, axis), found[1], 0), axis)
+    return found[0], found[-1]

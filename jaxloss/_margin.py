@@ -14,7 +14,6 @@ from . import _check, _labels
 from ._devices import is_split
 from ._numerics import (
     afresh,
-    again,
     at_least_float32,
     by_itself,
     for_any,
@@ -291,9 +290,35 @@ def multi_margin_loss(
 
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
     x = _check.masked(x, counted)
-    (excess,) = _excess_of_others(x, margin - upcast(pick(x, right, axis)), right, axis, (p,))
+    (excess,) = _excess_of_others(x, margin - upcast(_right(x, right, axis)), right, axis, (p,))
     scale = _labels.spoiled(_labels.of_target(w, index, excess.dtype), index)
     return reduce(name, scale * (excess / x.shape[axis]), reduction, keep)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _right(x: Array, index: Array, axis: int) -> Array:
+    """`pick`, whose derivative a GPU adds to that of the others where they have been written, with the value.
+
+    In a row without a right answer those of the others are NaN by themselves.
+    """
+    return pick(x, index, axis)
+
+
+@_right.defjvp
+def _right_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    (x, index), dx = primals, tangents[0]
+
+    def masked(dx: Array, index: Array) -> Array:
+        change: Array = jax.jvp(lambda x: pick(x, index, axis), (x,), (dx,))[1]
+        return change
+
+    def gathered(dx: Array, index: Array) -> Array:
+        return jnp.take_along_axis(dx, jnp.maximum(index, 0), axis, mode="fill", fill_value=0)
+
+    if is_split(x, axis):
+        return _right(*primals, axis), masked(dx, index)
+    change: Array = lax.platform_dependent(dx, index, cuda=gathered, rocm=gathered, default=masked)
+    return _right(*primals, axis), change
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -320,7 +345,7 @@ def _excess_of_others_jvp(
     lower = tuple(p - 1 for p in powers if p > 0)
     needed = tuple({*powers, *lower})
     found = dict(zip(needed, _excess_of_others(*primals, axis, needed), strict=True))
-    (dx, dgap, _), (x, gap) = tangents, again(*primals[:2])
+    (dx, dgap, _), (x, gap) = tangents, afresh(*primals[:2])
     excess = _excess(x, gap, primals[2], axis)
 
     def change(p: int) -> Array:

@@ -13,19 +13,22 @@ It is added up as it stands: every term is positive, and none holds a large offs
 The class axis stays on every array, with size 1 where a row has one number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from functools import reduce as fold
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._devices import Classes, alone, vary_alike
+from ._devices import Classes, alone, is_split, vary_alike
 from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
+    _disguised,
     added_in_loop,
     again,
     at_least_float32,
@@ -45,9 +48,10 @@ from ._numerics import (
     sum_without,
     times,
     upcast,
+    widened,
 )
 from ._reduce import reduce
-from ._types import Array, ArrayLike, KernelImplementation, Number, RowStatistics
+from ._types import Array, ArrayLike, KernelImplementation, Number, RowStatistics, Tree
 
 
 class Terms(NamedTuple):
@@ -126,28 +130,172 @@ def losses(
     terms: Terms,
     *,
     kept: bool = False,
+    value_only: bool = False,
 ) -> tuple[Array, RowStatistics | None, Sums]:
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums.
 
     If the sums are `kept` for a derivative, a CPU takes the loss in a pass of its own: in one that finds them too it
-    would keep the shifted logits for both.
+    would keep the shifted logits for both. If the loss is all that is wanted of the rows, a GPU reads them once.
     """
     sums = _read(classes, implementation, not statistics, x, terms)
     apart = lax.optimization_barrier(sums) if kept else sums
-    loss = _costs(classes, implementation == "autodiff", x, apart, terms)
+    loss = _costs(classes, implementation, value_only and not statistics, x, apart, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the rows that do not count
-def _costs(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
+@partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
+def _costs(
+    classes: Classes, implementation: KernelImplementation, value_only: bool, x: Array, sums: Sums, terms: Terms
+) -> Array:
     """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
-    if is_soft(terms) and not autodiff and classes.axis_name is None and alone():
-        ways = {"cpu": partial(_costs_with_care, classes), "default": partial(_masked_cost, classes, False, times)}
-        found: Array = lax.platform_dependent(x, sums, terms, **ways)
-        return found
-    # Behind a barrier, or a CPU would spread out to all classes what it has selected for rows.
+    autodiff = implementation == "autodiff"
+    if autodiff or classes.axis_name is not None:
+        return _cost_apart(classes, autodiff, x, sums, terms)
+    on_gpu = None
+    if _are_few(x, classes.axis):
+        on_gpu = _cost_of_few
+    elif value_only and alone() and (is_soft(terms) or terms.uniform is not None):
+        on_gpu = _cost_at_once
+    return _costs_by_platform(classes, None if implementation == "pallas" else on_gpu, x, sums, terms)
+
+
+def _cost_apart(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
+    """Behind a barrier, or a CPU would spread out to all classes what it has selected for rows."""
     return _masked_cost(classes, autodiff, times, reread(x), lax.optimization_barrier(sums), terms)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _costs_by_platform(
+    classes: Classes, on_gpu: Callable[..., Array] | None, x: Array, sums: Sums, terms: Terms
+) -> Array:
+    ways: dict[str, Any] = {"default": partial(_cost_apart, classes, False)}
+    if is_soft(terms) and alone():
+        ways = {"default": partial(_masked_cost, classes, False, times), "cpu": partial(_costs_with_care, classes)}
+    if on_gpu is not None:
+        ways |= dict.fromkeys(GPUS, partial(on_gpu, classes.axis))
+    found: Array = lax.platform_dependent(x, sums, terms, **ways) if len(ways) > 1 else ways["default"](x, sums, terms)
+    return found
+
+
+@_costs_by_platform.defjvp
+def _costs_by_platform_jvp(
+    classes: Classes,
+    on_gpu: Callable[..., Array] | None,
+    primals: tuple[Array, Sums, Terms],
+    tangents: tuple[Any, Any, Any],
+) -> tuple[Array, Array]:
+    """That of plain operations: a loop of unknown length has no reverse mode."""
+    change: Array = jax.jvp(partial(_cost_apart, classes, False), primals, tangents)[1]
+    return _costs_by_platform(classes, on_gpu, *primals), change
+
+
+FEW = 32  # classes, which a CPU's loop takes all at once, and a thread of a GPU
+GPUS = "cuda", "rocm"
+
+
+def _are_few(x: Array, axis: int) -> bool:
+    return x.shape[axis] <= FEW and not is_split(x, axis)
+
+
+def _cost_of_few(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
+    """`_masked_cost` for a GPU, in the pass that finds the sums."""
+    read, soft = _read_unmasked(terms), is_soft(terms)
+    rows = _of_class(axis, 0, read)  # what is not one number for each row is not used
+    ys = [_logits(x.ndim, y, rows) for y in _each_class(axis, x)]
+    top, log_total, zs, own = _sums_of_few(ys, None if soft else rows.target)
+    costs = [] if own is None else [times(rows.scale, log_total - own)]
+    if soft or terms.uniform is not None:
+        for c, z in enumerate(zs):
+            of_class = _of_class(axis, c, read)
+            costs.append(times(_mixed(of_class) if soft else of_class.uniform, log_total - z))
+    if rows.square is not None:
+        costs.append(_z_loss(Sums(top, log_total), rows))
+    return _check.masked(jnp.expand_dims(fold(jnp.add, costs), axis), terms.keep)
+
+
+def _sums_by_few(axis: int, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+    """`_plain` for a GPU, which takes it for another computation than that of the loss, and makes one of both."""
+    top, log_total, *_ = _sums_of_few(_each_class(axis, _disguised(1, x)[0]), _of_class(axis, 0, index))
+    return jnp.expand_dims(top, axis), jnp.expand_dims(log_total, axis)
+
+
+def _sums_of_few(ys: Sequence[Array], index: Array | None) -> tuple[Array, Array, list[Array], Array | None]:
+    """The sums of rows from their classes one by one; the shifted logits, and what of them stands at a class index."""
+    ys = widened(*ys)
+    top = finite(fold(lax.max, ys))
+    zs = [lax.sub(y, top) for y in ys]
+    if index is None:
+        return top, log1p(fold(lax.add, map(lax.exp, zs)) - 1), zs, None
+    owns, others = zip(*(_own_or_other(index, c, z) for c, z in enumerate(zs)), strict=True)
+    own = fold(lax.add, owns)
+    return top, log1p(fold(lax.add, others) + jnp.where(index < 0, -1, jnp.expm1(own))), zs, own
+
+
+@jax.jit  # traced once for all classes
+def _own_or_other(index: Array, c: int, z: Array) -> tuple[Array, Array]:
+    return jnp.where(index == c, z, 0), jnp.where(index == c, 0, jnp.exp(z))
+
+
+def _each_class(axis: int, x: Array) -> list[Array]:
+    return [_of_class(axis, c, x) for c in range(x.shape[axis])]
+
+
+def _of_class(axis: int, c: int, tree: Tree) -> Tree:
+    """What one class has of arrays, without their class axis."""
+
+    def one(a: Array) -> Array:
+        return a if a.ndim == 0 else lax.index_in_dim(a, min(c, a.shape[axis] - 1), axis, keepdims=False)
+
+    return jax.tree.map(one, tree)
+
+
+def _cost_at_once(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
+    """`_masked_cost` for a GPU of terms of all classes, in one reading that finds the sums too."""
+    read = _read_unmasked(terms)
+    own = None if is_soft(terms) else terms.target
+    shares = _mixed(read) if own is None or read.uniform is None else read.uniform
+    y = _logits(axis, x, read).astype(at_least_float32(x.dtype, shares.dtype))
+    top, log_total, below, share = _found_at_once(axis, y, own, shares)
+    cost = times(share, log_total) - below + _z_loss(Sums(top, log_total), terms)
+    if own is not None:
+        cost += times(terms.scale, log_total - pick_shifted(y, top, own, axis))
+    return _check.masked(cost, terms.keep)
+
+
+def _sums_at_once(axis: int, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+    """`_plain` for a GPU, from one reading."""
+    top, log_total = _found_at_once(axis, x, index)
+    return top, log_total
+
+
+def _found_at_once(axis: int, x: Array, index: Array | None, *shares: Array) -> list[Array]:
+    """The sums of rows as one reduction, and for shares of classes the sums of share·(x - top) and of the shares."""
+    y = upcast(x)
+    top = finite(y)
+    z = y - top  # 0, and infinite where the logit is
+    other = jnp.maximum(1 + z, 0)  # e^z
+    parts = [top, other if index is None else jnp.where(one_hot(index, z, axis), 0, other)]
+    for share in shares:
+        parts += [times(share, z), jnp.broadcast_to(share, z.shape)]
+    none = [np.array(number, z.dtype) for number in (np.finfo(z.dtype).min, 0, 0, 0)[: len(parts)]]
+    found = [jnp.expand_dims(a, axis) for a in lax.reduce(parts, none, _joined, (axis,))]
+    less: Array | int = -1
+    if index is not None:
+        less = jnp.where(index < 0, -1, jnp.expm1(pick_shifted(x, found[0], index, axis)))
+    return [found[0], log1p(found[1] + less), *found[2:]]
+
+
+def _joined(a: list[Array], b: list[Array]) -> list[Array]:
+    """What two parts of a row make together, seen from the higher of their largest logits."""
+    (top, total, *rest), (top_, total_, *rest_) = a, b
+    first, step = top >= top_, -jnp.abs(top - top_)
+    total = jnp.where(first, total, total_) + jnp.where(first, total_, total) * jnp.exp(step)
+    if rest:
+        (below, share), (below_, share_) = rest, rest_
+        less = jnp.where(first, share_, share)
+        rest = [below + below_ + jnp.where(less == 0, 0, less * step), share + share_]
+    return [jnp.maximum(top, top_), total, *rest]
 
 
 def _read_unmasked(terms: Terms) -> Terms:
@@ -163,7 +311,6 @@ def _masked_cost(
     return _check.masked(_cost(classes, z, own, sums, given, product), terms.keep)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Array:
     """That 0·inf counts as 0 takes a pass a third longer: there is one more if a row has come out as NaN."""
 
@@ -177,15 +324,6 @@ def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Ar
     loss = _masked_cost(classes, False, jnp.multiply, x_, sums, terms._replace(target=target))
     lost = for_any(jnp.isnan(jnp.sum(loss * 0)))
     return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
-
-
-@_costs_with_care.defjvp
-def _costs_with_care_jvp(
-    classes: Classes, primals: tuple[Array, Sums, Terms], tangents: tuple[Any, Any, Any]
-) -> tuple[Array, Array]:
-    """That of plain operations: a loop of unknown length has no reverse mode."""
-    change: Array = jax.jvp(partial(_masked_cost, classes, False, times), primals, tangents)[1]
-    return _costs_with_care(classes, *primals), change
 
 
 def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
@@ -220,6 +358,10 @@ def _sums(
     may be read in a loop then.
     """
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
+    if _are_few(x, axis):
+        ways |= dict.fromkeys(GPUS, partial(_sums_by_few, axis))
+    elif alone():
+        ways |= dict.fromkeys(GPUS, partial(_sums_at_once, axis))
     if axis < x.ndim - 1:
         implementation = "xla"
     if implementation == "pallas":
@@ -385,13 +527,26 @@ def _slope(classes: Classes, z: Array, own: Array | None, sums: Sums, terms: Ter
     shared = push
     if uniform is not None:
         shared += uniform * classes.count(z.shape[axis]) if uniform.ndim == 0 else classes.total(uniform)
-    hit, log_p = one_hot(terms.target, z, axis), own - log_total
-    less = jnp.where(hit, by_row(axis, jnp.expm1)(log_p), jnp.exp(z - log_total))
+    hit = one_hot(terms.target, z, axis)
+    less = _less_target(axis, hit, z - log_total, own - log_total)
     dy = g * (scale + shared) * less
     if uniform is None and terms.square is None:
         return dy
     dy += jnp.where(hit, g * shared, 0)
     return dy if uniform is None else dy - g * uniform
+
+
+def _less_target(axis: int, hit: Array, log_p: Array, own: Array) -> Array:
+    """p - [c = target]. For few classes a GPU finds p - 1 among them rather than in an array of rows."""
+
+    def by_rows(hit: Array, log_p: Array, own: Array) -> Array:
+        return jnp.where(hit, by_row(axis, jnp.expm1)(own), jnp.exp(log_p))
+
+    if not _are_few(log_p, axis):
+        return by_rows(hit, log_p, own)
+    each = dict.fromkeys(GPUS, lambda hit, log_p, own: jnp.where(hit, jnp.expm1(log_p), jnp.exp(log_p)))
+    found: Array = lax.platform_dependent(hit, log_p, own, **each, default=by_rows)
+    return found
 
 
 def _logits(axis: int, x: Array, terms: Terms) -> Array:
@@ -402,9 +557,6 @@ def _logits(axis: int, x: Array, terms: Terms) -> Array:
 def _harmless(axis: int, x: Array, terms: Terms) -> Array:
     """The given logits, masked, in the precision of the loss."""
     return _masked(x, terms.keep, axis).astype(_dtype(x, terms))
-
-
-FEW = 32  # classes, which a CPU's loop takes all at once
 
 
 def _masked(x: Array, keep: Array | None, axis: int) -> Array:

@@ -72,6 +72,42 @@ def test_the_kernel_takes_probabilities_and_further_axes():
     chex.assert_trees_all_close(*both(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.without_x64
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("classes", [1, 13, 45])
+def test_a_gpu_reads_rows_once(monkeypatch, classes, dtype):
+    def on_a_gpu(*arrays, default, **ways):
+        return ways.get("cuda", default)(*arrays)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", on_a_gpu)
+    x, y = with_every_oddity(classes, dtype, count=12)
+    x, y = (jnp.delete(a, 2, 0) for a in (x, y))  # 11 rows in no other test, whose traces would be taken
+    weight = jnp.arange(1.0, classes + 1) / 7
+    q = jax.nn.softmax(x[::-1].astype(jnp.float32)).at[:, classes // 2].set(0)
+    every = {"label_smoothing": 0.1, "z_loss": 0.01, "weight": weight}
+
+    def of(x, y, **options):
+        return jaxloss.cross_entropy(x, y, reduction="none", **options), *results(x, y, **options)
+
+    @quick.jit
+    def both(x):
+        ways = {}
+        for i in ("auto", "autodiff"):
+            ways[i] = [of(x, y, implementation=i, **options) for options in ({}, {"label_smoothing": 0.1}, every)]
+            ways[i] += [of(x[3:], q[3:], implementation=i, **options) for options in ({}, every)]
+            ways[i] += [of(x[4:], y[4:], implementation=i, logit_softcap=20.0, **every)]
+            ways[i] += [of(x.T, y, implementation=i, axis=0)]
+        return ways["auto"], ways["autodiff"]
+
+    for (value, loss, found, dx), (expected, _, same, exact) in zip(*jax.device_get(both(x)), strict=True):
+        for got in (value, loss):
+            np.testing.assert_allclose(got, expected, rtol=5e-6, atol=1e-6)
+        chex.assert_trees_all_close(found, same, rtol=1e-5, atol=1e-6)
+        rows = ~np.isnan(np.asarray(exact, np.float32))
+        exactness = {"rtol": 1e-5, "atol": 1e-6} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 1e-2}
+        np.testing.assert_allclose(dx[rows].astype(np.float32), exact[rows], **exactness)
+
+
 def test_the_sum_over_the_other_classes_leaves_the_right_one_out_whatever_its_index():
     x = jnp.log(jnp.linspace(0.1, 1, 35).reshape(5, 7))
     y = jnp.array([[-1], [0], [3], [6], [7]])  # the first and the last are no classes
