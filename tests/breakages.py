@@ -173,10 +173,11 @@ BREAKAGES = [
     ),
     (
         "_segmentation.py",
-        "one_hot(right, x, axis) | (right == classes)",
-        "one_hot(right, x, axis)",
+        "one_hot(right, z, axis) | (right == z.shape[axis])",
+        "one_hot(right, z, axis)",
         "masked or ignored",
     ),
+    ("_segmentation.py", "functools.reduce(lax.add, rest)", "functools.reduce(lax.add, rest[1:])", "other_platforms"),
     ("_segmentation.py", "low=0) / 2", "low=0)", "dice"),
     ("_segmentation.py", "counts = counts & present", "counts = counts", "class or dice"),
     ("_segmentation.py", "jnp.where(largest == 0, 1, largest), w)", "w, w)", "generalized_dice_with"),

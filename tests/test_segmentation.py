@@ -49,6 +49,21 @@ def test_masked_pixels_do_not_exist(loss, oracle, mode, target, keep, per_sample
         assert np.isfinite(grad).all()
 
 
+def test_other_platforms_get_the_same(monkeypatch):
+    image = np.where(KEEP[:1, None], IMAGE[:1], np.nan)
+
+    def results():
+        jax.clear_caches()
+        forms = [lambda x: jaxloss.dice_loss(x, CLASSES[:1], mode="multiclass", where=KEEP[:1])]
+        forms += [jax.grad(forms[0]), jax.hessian(forms[0])]
+        return [form(jnp.asarray(image)) for form in forms]
+
+    expected = results()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, default, **_: default(*arrays))
+    chex.assert_trees_all_close(results(), expected, rtol=1e-12, atol=1e-15)
+    jax.clear_caches()
+
+
 @each
 def test_an_ignored_class_is_a_masked_pixel(loss, oracle):
     ignored = np.where(KEEP, CLASSES, 255)
