@@ -1,6 +1,8 @@
 """Losses between boxes, aligned pair by pair: IoU and its generalized, distance and complete forms."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from . import _check
+from ._numerics import afresh, disguised
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -61,8 +64,8 @@ def box_iou_loss(
         Yu et al. (2016), "UnitBox: An Advanced Object Detection Network", https://arxiv.org/abs/1608.01471
     """
     name = "box_iou_loss"
-    pair, keep = _pair(name, boxes1, boxes2, eps, box_format, where)
-    return reduce(name, 1 - pair.iou, reduction, keep)
+    loss, keep = _loss(name, _by_iou, boxes1, boxes2, eps, box_format, where)
+    return reduce(name, loss, reduction, keep)
 
 
 def generalized_box_iou_loss(
@@ -113,9 +116,8 @@ def generalized_box_iou_loss(
         https://pytorch.org/vision/stable/generated/torchvision.ops.generalized_box_iou_loss.html
     """
     name = "generalized_box_iou_loss"
-    pair, keep = _pair(name, boxes1, boxes2, eps, box_format, where)
-    enclosing = pair.width * pair.height
-    return reduce(name, 1 - pair.iou + _ratio(enclosing - pair.union, enclosing + pair.eps), reduction, keep)
+    loss, keep = _loss(name, _generalized, boxes1, boxes2, eps, box_format, where)
+    return reduce(name, loss, reduction, keep)
 
 
 def distance_box_iou_loss(
@@ -165,8 +167,8 @@ def distance_box_iou_loss(
         https://pytorch.org/vision/stable/generated/torchvision.ops.distance_box_iou_loss.html
     """
     name = "distance_box_iou_loss"
-    pair, keep = _pair(name, boxes1, boxes2, eps, box_format, where)
-    return reduce(name, _distance(pair), reduction, keep)
+    loss, keep = _loss(name, _distance, boxes1, boxes2, eps, box_format, where)
+    return reduce(name, loss, reduction, keep)
 
 
 def complete_box_iou_loss(
@@ -219,10 +221,8 @@ def complete_box_iou_loss(
         https://pytorch.org/vision/stable/generated/torchvision.ops.complete_box_iou_loss.html
     """
     name = "complete_box_iou_loss"
-    pair, keep = _pair(name, boxes1, boxes2, eps, box_format, where)
-    v = 4 / math.pi**2 * jnp.square(_aspect(pair.b) - _aspect(pair.a))
-    alpha = lax.stop_gradient(_ratio(v, 1 - pair.iou + v + pair.eps))
-    return reduce(name, _distance(pair) + alpha * v, reduction, keep)
+    loss, keep = _loss(name, _complete, boxes1, boxes2, eps, box_format, where)
+    return reduce(name, loss, reduction, keep)
 
 
 class Box(NamedTuple):
@@ -243,27 +243,54 @@ class Pair(NamedTuple):
     iou: Array
     width: Array
     height: Array
-    eps: Number
+    eps: Array
 
 
-def _pair(
-    name: str, boxes1: ArrayLike, boxes2: ArrayLike, eps: Number, box_format: str, where: ArrayLike | None
-) -> tuple[Pair, Array | None]:
+Formula: TypeAlias = Callable[[Pair], Array]
+
+
+def _loss(
+    name: str,
+    formula: Formula,
+    boxes1: ArrayLike,
+    boxes2: ArrayLike,
+    eps: Number,
+    box_format: str,
+    where: ArrayLike | None,
+) -> tuple[Array, Array | None]:
     _check.choice(name, "box_format", box_format, ("xyxy", "yxyx", "xywh", "cxcywh"))
-    boxes, keep, _ = _check.rows(name, -1, where, boxes1=boxes1, boxes2=boxes2)
+    boxes, dtype, keep, _ = _check.rows_as_given(name, -1, where, boxes1=boxes1, boxes2=boxes2)
     if boxes[0].shape[-1] != 4:
         raise ValueError(f"{name}: `boxes1` must have four numbers on the last axis, got {boxes[0].shape}.")
-    eps = _check.number(name, "eps", eps, boxes[0].dtype, low=0)
-    a, b = (_corners(box, box_format) for box in boxes)
+    eps = jnp.asarray(_check.number(name, "eps", eps, dtype, low=0), dtype)
+    return _of_pairs(formula, box_format, *boxes, eps), keep
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _of_pairs(formula: Formula, box_format: str, *arrays: Array) -> Array:
+    return formula(_pair(box_format, *arrays))
+
+
+@_of_pairs.defjvp
+def _of_pairs_jvp(
+    formula: Formula, box_format: str, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    at = tuple(afresh(*primals, shared_by_cpu=True))
+    _, moved = jax.jvp(lambda *arrays: formula(_pair(box_format, *arrays)), at, tangents)
+    return _of_pairs(formula, box_format, *primals), moved
+
+
+def _pair(box_format: str, boxes1: Array, boxes2: Array, eps: Array) -> Pair:
+    a, b = (_corners(box, box_format, eps.dtype) for box in (boxes1, boxes2))
     width, height = jnp.minimum(a.x2, b.x2) - jnp.maximum(a.x1, b.x1), jnp.minimum(a.y2, b.y2) - jnp.maximum(a.y1, b.y1)
     both = jnp.where((width > 0) & (height > 0), width * height, 0)
     union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - both
     around = jnp.maximum(a.x2, b.x2) - jnp.minimum(a.x1, b.x1), jnp.maximum(a.y2, b.y2) - jnp.minimum(a.y1, b.y1)
-    return Pair(a, b, union, _ratio(both, union + eps), *around, eps), keep
+    return Pair(a, b, union, _ratio(both, union + eps), *around, eps)
 
 
-def _corners(box: Array, box_format: str) -> Box:
-    p, q, r, s = _columns(box)
+def _corners(box: Array, box_format: str, dtype: jnp.dtype) -> Box:
+    p, q, r, s = _columns(box, dtype)
     if box_format in ("xyxy", "yxyx"):  # every loss here is the same with its axes exchanged
         return Box(p, q, r, s)
     if box_format == "xywh":
@@ -271,17 +298,37 @@ def _corners(box: Array, box_format: str) -> Box:
     return Box(p - r / 2, q - s / 2, p + r / 2, q + s / 2)
 
 
-@jax.custom_jvp
-def _columns(box: Array) -> list[Array]:
-    """The four numbers of each box."""
-    return [box[..., i] for i in range(4)]
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _columns(box: Array, dtype: jnp.dtype) -> list[Array]:
+    """The four numbers of each box, in `dtype`."""
+
+    def of_rows(box: Array) -> list[Array]:
+        box = box.astype(dtype)
+        return [box[..., i] for i in range(4)]
+
+    def default(box: Array) -> list[Array]:
+        # Strided slices of a flat array, which XLA must not exchange with what follows: then a GPU reads a box once.
+        flat = box.reshape(*box.shape[:-2], -1)
+        columns = disguised(1, *(flat[..., i::4].reshape(box.shape[:-1]) for i in range(4)))
+        return [column.astype(dtype) for column in columns]
+
+    columns: list[Array] = lax.platform_dependent(box, cpu=of_rows, tpu=of_rows, default=default)
+    return columns
 
 
 @_columns.defjvp
-def _columns_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
+def _columns_jvp(dtype: jnp.dtype, primals: tuple[Array], tangents: tuple[Array]) -> tuple[list[Array], list[Array]]:
     # The transpose of a sum that selects is a select, in one loop with the others; that of a slice pads with zeros.
-    ((box,), (dbox,)), place = (primals, tangents), jnp.arange(4)
-    return _columns(box), [jnp.sum(jnp.where(place == i, dbox, 0), -1) for i in range(4)]
+    def selected(dbox: Array) -> list[Array]:
+        return [jnp.sum(jnp.where(jnp.arange(4) == i, dbox, 0), -1) for i in range(4)]
+
+    def default(dbox: Array) -> list[Array]:
+        return [column.astype(dtype) for column in selected(dbox)]  # a GPU keeps the columns of a gradient, narrow ones
+
+    moved: list[Array] = lax.platform_dependent(
+        *tangents, cpu=lambda dbox: selected(dbox.astype(dtype)), default=default
+    )
+    return _columns(*primals, dtype), moved
 
 
 def _ratio(a: Array, b: Array) -> Array:
@@ -290,10 +337,25 @@ def _ratio(a: Array, b: Array) -> Array:
     return jnp.where(empty, 0, a / jnp.where(empty, 1, b))
 
 
+def _by_iou(pair: Pair) -> Array:
+    return 1 - pair.iou
+
+
+def _generalized(pair: Pair) -> Array:
+    enclosing = pair.width * pair.height
+    return 1 - pair.iou + _ratio(enclosing - pair.union, enclosing + pair.eps)
+
+
 def _distance(pair: Pair) -> Array:
     (a, b), eps = pair[:2], pair.eps
     apart = jnp.square((a.x1 + a.x2 - b.x1 - b.x2) / 2) + jnp.square((a.y1 + a.y2 - b.y1 - b.y2) / 2)
     return 1 - pair.iou + _ratio(apart, jnp.square(pair.width) + jnp.square(pair.height) + eps)
+
+
+def _complete(pair: Pair) -> Array:
+    v = 4 / math.pi**2 * jnp.square(_aspect(pair.b) - _aspect(pair.a))
+    alpha = lax.stop_gradient(_ratio(v, 1 - pair.iou + v + pair.eps))
+    return _distance(pair) + alpha * v
 
 
 def _aspect(box: Box) -> Array:

@@ -78,11 +78,11 @@ def afresh(*arrays: Array, shared_by_cpu: bool = False) -> list[Array]:
     def on_cpu(*arrays: Array) -> list[Array]:
         return list(arrays) if shared_by_cpu else [lax.optimization_barrier(a) for a in arrays]
 
-    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(_disguised, 1))
+    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(disguised, 1))
     return found
 
 
-def _disguised(bit: int, *arrays: Array) -> list[Array]:
+def disguised(bit: int, *arrays: Array) -> list[Array]:
     """The arrays, which XLA takes for others, and for others again with another `bit`.
 
     It cuts a program into kernels without seeing that two flips of a bit cancel. The compiler of a kernel does see it,
@@ -386,7 +386,7 @@ def _squared_or_scaled(
 
 def _scaled_lengths(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]:
     """The lengths of vectors of any size, from one reading: squares of entries enlarged, as they are, and reduced."""
-    each = [vectors(*_disguised(bit, *arrays)) for bit in (1, 2, 4)]  # or a GPU would keep what they share
+    each = [vectors(*disguised(bit, *arrays)) for bit in (1, 2, 4)]  # or a GPU would keep what they share
     return [_length_of(three, axis) for three in zip(*each, strict=True)]
 
 

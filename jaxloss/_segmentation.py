@@ -1,5 +1,6 @@
 """Losses between regions: dice, IoU, Tversky and their relatives, for one class, several, or overlapping labels."""
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -9,13 +10,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
-from ._numerics import again, at_least_float32, log_sum, one_hot, pick, shift, upcast
+from ._devices import is_split
+from ._numerics import again, at_least_float32, disguised, finite, log_sum, one_hot, pick, shift, upcast
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
 Empty: TypeAlias = Literal["smooth", "zero", "skip"]
 Weighting: TypeAlias = Literal["square", "simple", "uniform"]
+
+FEW = 32  # classes, of which a GPU's thread takes all at once
 
 
 class Regions(NamedTuple):
@@ -475,7 +479,7 @@ def _of_classes(x: Array, right: Array, axis: int, over: tuple[int, ...]) -> tup
 
     A pixel without a right answer, -1, makes them NaN; one that is not read, C, adds nothing.
     """
-    others, scale, own, rest = _shares(x, right, axis)
+    others, scale, own, rest = _shares(x, right, axis, 1)
     (once_more,) = again(right)
     hit = _at_class(own, _away(right, others, axis), over)
     missed = _at_class(rest, _away(once_more, others, axis), over)
@@ -487,7 +491,7 @@ def _of_classes_jvp(
     axis: int, over: tuple[int, ...], primals: tuple[Array, Array], tangents: tuple[Array, Any]
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
     # dp = p (dx - Σ p dx). At the right class that is p ((1 - p) dx - Σ p dx of the others), which rounds no p to 1.
-    others, scale, own, rest, right = again(*_shares(*primals, axis), primals[1])
+    others, scale, own, rest, right = again(*_shares(*primals, axis, 2), primals[1])
     dx = jnp.where(right < others.shape[axis], tangents[0], 0).astype(others.dtype)
     at_right = one_hot(right, others, axis)
     d_own = jnp.sum(jnp.where(at_right, dx, 0), axis, keepdims=True)
@@ -499,21 +503,51 @@ def _of_classes_jvp(
     return _of_classes(*primals, axis, over), (d_hit, d_false, -d_hit)
 
 
-@partial(jax.jit, static_argnums=2)  # jax_debug_nans sees only what leaves, not the pixels that are not read
-def _shares(x: Array, right: Array, axis: int) -> tuple[Array, Array, Array, Array]:
+@partial(jax.jit, static_argnums=(2, 3))  # jax_debug_nans sees only what leaves, not the pixels that are not read
+def _shares(x: Array, right: Array, axis: int, bit: int) -> tuple[Array, Array, Array, Array]:
     """The softmax of each pixel in parts, z being the logits less their largest.
 
     e^z of all classes but the right one, and by pixel what that is to be multiplied by, the share of the right class,
-    and that of all others.
+    and that of all others. A GPU shares the numbers of a pixel between calls, but e^z only if they have the same `bit`.
     """
     classes = x.shape[axis]
-    z, top = shift(x, axis)
-    others = jnp.exp(jnp.where(one_hot(right, x, axis) | (right == classes), -jnp.inf, z))
-    rest = jnp.sum(others, axis, keepdims=True)
-    own = jnp.exp(upcast(pick(x, right, axis)) - top)
+
+    def of_many(x: Array, right: Array) -> tuple[Array, Array, Array]:
+        z, top = shift(x, axis)
+        others = _but_right(z, right, axis)
+        return others, jnp.exp(upcast(pick(x, right, axis)) - top), jnp.sum(others, axis, keepdims=True)
+
+    def of_few(x: Array, right: Array) -> tuple[Array, Array, Array]:
+        top, own, rest = _totals_of_few(x, right, axis)
+        x, right = disguised(bit, x, right)
+        return _but_right(upcast(x) - top, right, axis), own, rest
+
+    one_reading = of_few if classes <= FEW and not is_split(x, axis) else of_many
+    others, own, rest = lax.platform_dependent(x, right, cpu=of_many, tpu=of_many, default=one_reading)
     own = jnp.where(right < 0, jnp.nan, jnp.where(right < classes, own, 1))
     scale = 1 / (own + rest)
     return others, scale, jnp.minimum(own * scale, 1), jnp.minimum(rest * scale, 1)
+
+
+@partial(jax.jit, static_argnums=2)  # traced once for value and derivative
+def _totals_of_few(x: Array, right: Array, axis: int) -> tuple[Array, Array, Array]:
+    """The largest logit of each pixel, e^z of its right class, and the sum of e^z of the others.
+
+    Without reductions, so that a GPU makes one kernel of them all, whose threads have a pixel each.
+    """
+    x = jnp.where(right < x.shape[axis], x, 0)
+    each = [upcast(z) for z in lax.split(x, [1] * x.shape[axis], axis)]
+    nothing = jnp.zeros_like(each[0])
+    top = finite(functools.reduce(lax.max, lax.stop_gradient(each)))
+    here = [lax.eq(right, lax.full_like(right, c)) for c in range(len(each))]
+    own = functools.reduce(lax.add, map(partial(lax.select, on_false=nothing), here, each))
+    rest = [lax.select(h, nothing, lax.exp(lax.sub(z, top))) for h, z in zip(here, each, strict=True)]
+    return top, jnp.exp(own - top), functools.reduce(lax.add, rest)
+
+
+def _but_right(z: Array, right: Array, axis: int) -> Array:
+    """e^z of all classes but the right one, 0 in a pixel that is not read."""
+    return jnp.exp(jnp.where(one_hot(right, z, axis) | (right == z.shape[axis]), -jnp.inf, z))
 
 
 def _at_class(share: Array, away: Array, over: tuple[int, ...]) -> Array:

@@ -36,3 +36,15 @@ collect_ignore = [
 def _double_precision(request):
     with jax.enable_x64("without_x64" not in request.keywords):
         yield
+
+
+@pytest.fixture
+def other_platforms(monkeypatch):
+    """To be called: from then on a CPU runs what is meant for platforms that no code names."""
+
+    def run():
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, default, **_: default(*arrays))
+        jax.clear_caches()
+
+    yield run
+    jax.clear_caches()

@@ -34,6 +34,17 @@ def value_and_gradients(name, a, b, eps):
     return jax.vmap(jax.value_and_grad(loss, (0, 1)))(a, b)
 
 
+@each
+def test_other_platforms_get_the_same(name, other_platforms):
+    def results():
+        narrow = [jnp.asarray(boxes, jnp.bfloat16) for boxes in (A, B)]
+        return value_and_gradients(name, A, B, 1e-7), jax.value_and_grad(getattr(jaxloss, name))(*narrow)
+
+    expected = results()
+    other_platforms()
+    chex.assert_trees_all_close(results(), expected, rtol=1e-6)
+
+
 @pytest.mark.without_x64
 @each
 @pytest.mark.parametrize("eps", [1e-7, 0.0])

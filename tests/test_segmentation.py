@@ -1,5 +1,7 @@
 """Losses between regions: masks over pixels, empty classes, and what other libraries and the documents compute."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,18 @@ def test_masked_pixels_do_not_exist(loss, oracle, mode, target, keep, per_sample
         np.testing.assert_allclose(value, unreduced.sum() / share.sum(), rtol=1e-12)
         assert (np.moveaxis(grad, 1, -1)[~KEEP] == 0).all()
         assert np.isfinite(grad).all()
+
+
+def test_other_platforms_get_the_same(other_platforms):
+    image = jnp.asarray(np.where(KEEP[:1, None], IMAGE[:1], np.nan))
+
+    def results():
+        loss = partial(jaxloss.dice_loss, target=CLASSES[:1], mode="multiclass", where=KEEP[:1])
+        return [form(loss)(image) for form in (jax.jit, jax.grad, jax.hessian)]
+
+    expected = results()
+    other_platforms()
+    chex.assert_trees_all_close(results(), expected, rtol=1e-12, atol=1e-15)
 
 
 @each
