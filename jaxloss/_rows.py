@@ -28,12 +28,12 @@ from ._devices import Classes, alone, is_split, vary_alike
 from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
-    _disguised,
     added_in_loop,
     again,
     at_least_float32,
     by_itself,
     by_row,
+    disguised,
     finite,
     for_any,
     log1p,
@@ -216,7 +216,7 @@ def _cost_of_few(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
 
 def _sums_by_few(axis: int, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
     """`_plain` for a GPU, which takes it for another computation than that of the loss, and makes one of both."""
-    top, log_total, *_ = _sums_of_few(_each_class(axis, _disguised(1, x)[0]), _of_class(axis, 0, index))
+    top, log_total, *_ = _sums_of_few(_each_class(axis, disguised(1, x)[0]), _of_class(axis, 0, index))
     return jnp.expand_dims(top, axis), jnp.expand_dims(log_total, axis)
 
 

@@ -62,7 +62,7 @@ BREAKAGES = [
     ("_regression.py", "(positive_part(absolute(d) - delta), ddelta)", "(absolute(d) - delta, ddelta)", "huber"),
     (
         "_regression.py",
-        "reduce(name, times(w, loss), reduction, keep, share=w, in_loop=True)",
+        "reduce(name, times(w, loss), reduction, keep, share=w, in_loop=in_loop)",
         "reduce(name, times(w, loss), reduction, keep)",
         "mse",
     ),
@@ -293,7 +293,7 @@ BREAKAGES = [
     ("_boxes.py", "return Box(p, q, p + r, q + s)", "return Box(p, q, r, s)", "formats"),
     ("_boxes.py", "jnp.where(point, 1, h / size)", "h / size", "degenerate"),
     ("_boxes.py", "jnp.where(jnp.arange(4) == i, dbox, 0)", "jnp.where(jnp.arange(4) == 0, dbox, 0)", "box"),
-    ("_boxes.py", "flat[..., i::4]", "flat[..., 0::4]", "test_boxes and other_platforms"),
+    ("_boxes.py", "flat[..., i::4]", "flat[..., 0::4]", "test_boxes and in_its_way"),
     ("_boxes.py", "empty = b == 0", "empty = b < 0", "degenerate"),
     ("_boxes.py", "(width > 0) & (height > 0)", "width * height > 0", "far_apart"),
     (

@@ -39,11 +39,14 @@ def _double_precision(request):
 
 
 @pytest.fixture
-def other_platforms(monkeypatch):
-    """To be called: from then on a CPU runs what is meant for platforms that no code names."""
+def as_on_a_gpu(monkeypatch):
+    """To be called: from then on a CPU runs what is meant for CUDA."""
+
+    def on_a_gpu(*arrays, default, **ways):
+        return ways.get("cuda", default)(*arrays)
 
     def run():
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, default, **_: default(*arrays))
+        monkeypatch.setattr(jax.lax, "platform_dependent", on_a_gpu)
         jax.clear_caches()
 
     yield run

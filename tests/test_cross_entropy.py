@@ -75,13 +75,10 @@ def test_the_kernel_takes_probabilities_and_further_axes():
 @pytest.mark.without_x64
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("classes", [1, 13, 45])
-def test_a_gpu_reads_rows_once(monkeypatch, classes, dtype):
-    def on_a_gpu(*arrays, default, **ways):
-        return ways.get("cuda", default)(*arrays)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", on_a_gpu)
+def test_a_gpu_reads_rows_once(as_on_a_gpu, classes, dtype):
+    as_on_a_gpu()
     x, y = with_every_oddity(classes, dtype, count=12)
-    x, y = (jnp.delete(a, 2, 0) for a in (x, y))  # 11 rows in no other test, whose traces would be taken
+    x, y = (jnp.delete(a, 2, 0) for a in (x, y))
     weight = jnp.arange(1.0, classes + 1) / 7
     q = jax.nn.softmax(x[::-1].astype(jnp.float32)).at[:, classes // 2].set(0)
     every = {"label_smoothing": 0.1, "z_loss": 0.01, "weight": weight}

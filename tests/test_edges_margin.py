@@ -289,7 +289,7 @@ def test_a_masked_triplet_does_not_reach_the_distance_function():
 
 
 @pytest.mark.parametrize("loss", [jaxloss.multi_margin_loss, jaxloss.multiclass_hinge_loss])
-def test_a_gpu_finds_the_same_in_its_way(monkeypatch, loss):
+def test_a_gpu_finds_the_same_in_its_way(as_on_a_gpu, loss):
     rng = np.random.default_rng(0)
     x, y = jnp.asarray(rng.integers(0, 4, (6, 7)) / 2), jnp.asarray(rng.integers(0, 7, 6)).at[1].set(9)
     x, where = x.at[2].set(jnp.nan), jnp.arange(6) != 2
@@ -300,10 +300,6 @@ def test_a_gpu_finds_the_same_in_its_way(monkeypatch, loss):
         return value, pull(cotangent), jax.jvp(jax.grad(lambda x: loss(x, y, where=where, p=2)), (x,), (x,))
 
     here = quick.jit(lambda x: found(x))(x)
-
-    def on_a_gpu(*arrays, default, **ways):
-        return ways.get("cuda", default)(*arrays)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", on_a_gpu)
+    as_on_a_gpu()
     chex.assert_trees_all_close(quick.jit(lambda x: found(x))(x), here, rtol=1e-14, atol=1e-14)
     assert np.isnan(here[1][0][1]).all()

@@ -51,7 +51,7 @@ def test_masked_pixels_do_not_exist(loss, oracle, mode, target, keep, per_sample
         assert np.isfinite(grad).all()
 
 
-def test_other_platforms_get_the_same(other_platforms):
+def test_a_gpu_finds_the_same_in_its_way(as_on_a_gpu):
     image = jnp.asarray(np.where(KEEP[:1, None], IMAGE[:1], np.nan))
 
     def results():
@@ -59,7 +59,7 @@ def test_other_platforms_get_the_same(other_platforms):
         return [form(loss)(image) for form in (jax.jit, jax.grad, jax.hessian)]
 
     expected = results()
-    other_platforms()
+    as_on_a_gpu()
     chex.assert_trees_all_close(results(), expected, rtol=1e-12, atol=1e-15)
 
 

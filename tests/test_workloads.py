@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +66,24 @@ def test_a_nan_that_counts_reaches_the_value(workload):
         spoilt = a.copy()
         spoilt[tuple(n // 3 for n in a.shape)] = np.nan
         assert np.isnan(value(*{**arrays, name: spoilt}.values())), name
+
+
+OTHERWISE_ON_A_GPU = {  # those whose own files have no such test
+    *("js_div", "distillation_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "sigmoid_focal_loss"),
+    *("cosine_similarity", "pairwise_distance", "triplet_margin_loss", "mean_squared_logarithmic_error", "kl_div"),
+}
+
+
+@pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.loss in OTHERWISE_ON_A_GPU], ids=str)
+def test_a_gpu_finds_the_same_in_its_way(workload, as_on_a_gpu):
+    arrays = [jnp.asarray(a, "float64" if a.dtype == "float32" else a.dtype) for a in workload.arrays("small").values()]
+
+    def found():
+        return jax.jit(jax.value_and_grad(workload.ours, tuple(range(workload.moving))))(*arrays)
+
+    here = found()
+    as_on_a_gpu()
+    chex.assert_trees_all_close(found(), here, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.without_x64
