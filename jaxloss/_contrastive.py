@@ -5,6 +5,7 @@ time, and again in the backward pass.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -14,7 +15,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._devices import AxisName, everyone, explicit_sharding, laid_out_like, numbers, spread_like
-from ._numerics import again, log_sum, positive_part, shift, softplus, unit
+from ._numerics import afresh, again, finite, log1p, positive_part, shift, softplus, unit
 from ._reduce import mean, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -421,9 +422,9 @@ def supervised_contrastive_loss(
         pairs = jnp.sum(positives, dtype=s.dtype)
         # With several the loss is at least the logarithm of their number; that of one alone can be tiny.
         alone = pairs == 1
-        z, top = shift(jnp.where(batch.there & jnp.where(alone, ~same, another), s, -jnp.inf), 0)
+        top, total = _top_and_total(jnp.where(batch.there & jnp.where(alone, ~same, another), s, -jnp.inf), 0)
         right = jnp.sum(jnp.where(positives, s, 0)) / jnp.maximum(pairs, 1)
-        cost = jnp.squeeze(log_sum(z, 0) - (right - top))
+        cost = log1p(total - 1) - (right - top)
         return jnp.where(alone, softplus(cost), cost), pairs > 0
 
     loss, paired = _compared(
@@ -602,5 +603,42 @@ def _similarities_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array
 
 def _log_total(logits: Array, axis: int = 0) -> Array:
     """log Σ exp, -inf if there is nothing."""
-    z, top = shift(logits, axis)
-    return jnp.squeeze(top + log_sum(z, axis), axis)
+    top, total = _top_and_total(logits, axis)
+    return top + log1p(total - 1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _top_and_total(logits: Array, axis: int) -> tuple[Array, Array]:
+    """The largest logit, a constant to differentiation, and Σ exp of all less that one."""
+
+    def apart(logits: Array) -> tuple[Array, Array]:
+        z, top = shift(logits, axis)
+        return jnp.squeeze(top, axis), jnp.sum(jnp.exp(z), axis)
+
+    def at_once(logits: Array) -> tuple[Array, Array]:
+        top = finite(logits)
+        each = top, jnp.maximum(1 + (logits - top), 0)  # e^z of a logit alone: 1, and 0 or infinite if that is
+        nothing = np.array(np.finfo(top.dtype).min, top.dtype), np.zeros((), top.dtype)
+        found: tuple[Array, Array] = lax.reduce(each, nothing, _joined, (axis,))
+        return found
+
+    # Each reading of all pairs is a pass over memory on a GPU.
+    found: tuple[Array, Array] = lax.platform_dependent(logits, cpu=apart, tpu=apart, default=at_once)
+    return found
+
+
+@_top_and_total.defjvp
+def _top_and_total_jvp(
+    axis: int, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    top, total = _top_and_total(*primals, axis)
+    (logits,) = afresh(*primals, shared_by_cpu=True)
+    e = jnp.exp(logits - jnp.expand_dims(top, axis))
+    return (top, total), (jnp.zeros_like(top), jnp.sum(e * tangents[0], axis))
+
+
+def _joined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    """What two parts of the logits have together, seen from the larger of their largest."""
+    first = a[0] >= b[0]
+    seen, other = jnp.where(first, a[1], b[1]), jnp.where(first, b[1], a[1])
+    return jnp.maximum(a[0], b[0]), seen + other * jnp.exp(-jnp.abs(a[0] - b[0]))

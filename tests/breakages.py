@@ -215,6 +215,12 @@ BREAKAGES = [
     ("_classes.py", "held = jnp.where(never, 0, nll)", "held = nll", "learned_q"),
     ("_divergence.py", "jnp.where(jnp.isinf(z), 0, quotient)", "quotient", "no_share"),
     ("_contrastive.py", "if n.ndim == 3 else n", "if False else n", "own_negatives"),
+    (
+        "_contrastive.py",
+        "seen + other * jnp.exp(",
+        "seen + other + 0 * jnp.exp(",
+        "test_contrastive and gpu_gets",
+    ),
     ("_contrastive.py", "alone = pairs == 1", "alone = pairs == 0", "confident_pair"),
     (
         "_weighting.py",

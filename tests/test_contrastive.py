@@ -53,6 +53,13 @@ def value_and_gradient(name, x, y, where):
 
 
 @each
+def test_a_gpu_gets_the_same(name, as_on_a_gpu):
+    expected = value_and_gradient(name, *LOSSES[name][1:], KEEP)
+    as_on_a_gpu()
+    chex.assert_trees_all_close(value_and_gradient(name, *LOSSES[name][1:], KEEP), expected, rtol=1e-12, atol=1e-15)
+
+
+@each
 def test_a_masked_row_is_not_in_the_batch(name):
     loss, x, y = LOSSES[name]
     unreduced, share = oracle(name)(x, y, where=KEEP)
