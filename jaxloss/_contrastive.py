@@ -70,6 +70,8 @@ def info_nce_loss(
 
     Note:
         torch has no such loss. A query without negatives costs 0. A vector of zeros has similarity 0 to all.
+        Similarities have JAX's default precision of matmuls, lower than float32 on GPU and TPU: see
+        `jax.default_matmul_precision`.
 
     References:
         van den Oord et al. (2018), "Representation Learning with Contrastive Predictive Coding",
@@ -170,6 +172,8 @@ def clip_loss(
     Note:
         torch has no such loss. As in open_clip, `logit_scale` is the factor itself: pass `jnp.exp` of a parameter
         that holds its logarithm. open_clip takes vectors of length 1, to which `normalize` does nothing.
+        Similarities have JAX's default precision of matmuls, lower than float32 on GPU and TPU: see
+        `jax.default_matmul_precision`.
 
     References:
         Radford et al. (2021), "Learning Transferable Visual Models From Natural Language Supervision",
@@ -238,6 +242,8 @@ def siglip_loss(
         torch has no such loss. As in the paper the mean divides by the number of images and not of pairs, and the
         scale and bias default to its initial values. `logit_scale` is the factor itself: pass `jnp.exp` of a
         parameter that holds its logarithm.
+        Similarities have JAX's default precision of matmuls, lower than float32 on GPU and TPU: see
+        `jax.default_matmul_precision`.
 
     References:
         Zhai et al. (2023), "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
@@ -329,6 +335,8 @@ def nt_xent_loss(
         torch has no such loss. As in optax and pytorch-metric-learning, other positives are not in the denominator;
         in `supervised_contrastive_loss` they are. A batch without a positive pair is NaN in the mean, as in optax, but
         (0, 0) with "sum_and_weight", so that it does no harm among others.
+        Similarities have JAX's default precision of matmuls, lower than float32 on GPU and TPU: see
+        `jax.default_matmul_precision`.
 
     References:
         Chen et al. (2020), "A Simple Framework for Contrastive Learning", https://arxiv.org/abs/2002.05709
@@ -406,6 +414,8 @@ def supervised_contrastive_loss(
     Note:
         torch has no such loss. It is the paper's "out" form, with the mean over positives outside the logarithm.
         Several views of a sample are several vectors with one label.
+        Similarities have JAX's default precision of matmuls, lower than float32 on GPU and TPU: see
+        `jax.default_matmul_precision`.
 
     References:
         Khosla et al. (2020), "Supervised Contrastive Learning", https://arxiv.org/abs/2004.11362
@@ -485,6 +495,8 @@ def circle_loss(
     Note:
         torch has no such loss. As in the paper the weights alpha carry no gradient; in Keras they do. The paper uses
         m = 0.25 with gamma = 256 for faces and 80 for retrieval.
+        Similarities have JAX's default precision of matmuls, lower than float32 on GPU and TPU: see
+        `jax.default_matmul_precision`.
 
     References:
         Sun et al. (2020), "Circle Loss", https://arxiv.org/abs/2002.10857
@@ -583,7 +595,8 @@ def _dots(x: Array, y: Array) -> Array:
 
 
 def _dot(x: Array, y: Array, axis_x: int, axis_y: int) -> Array:
-    return lax.dot_general(x, y, (((axis_x,), (axis_y,)), ((), ())), precision=lax.Precision.HIGHEST)
+    # In JAX's default precision: with the highest the whole loss takes a GPU several times as long.
+    return lax.dot_general(x, y, (((axis_x,), (axis_y,)), ((), ())))
 
 
 @jax.custom_jvp

@@ -89,7 +89,7 @@ def disguised(bit: int, *arrays: Array) -> list[Array]:
     and computes what is the same once. Single numbers stay as they are: of those XLA may know something, and a square
     is faster than a power. So do dtypes of 8 bits and fewer.
     """
-    return [_flipped_twice(a, bit) if a.ndim and a.dtype.itemsize > 1 else a for a in arrays]
+    return [_flipped_twice(a, bit) if jnp.ndim(a) and a.dtype.itemsize > 1 else a for a in arrays]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
