@@ -15,7 +15,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._devices import AxisName, everyone, explicit_sharding, laid_out_like, numbers, spread_like
-from ._numerics import afresh, again, finite, log1p, positive_part, shift, softplus, unit
+from ._numerics import afresh, again, finite, joined, log1p, positive_part, shift, softplus, unit
 from ._reduce import mean, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -630,10 +630,10 @@ def _top_and_total(logits: Array, axis: int) -> tuple[Array, Array]:
 
     def at_once(logits: Array) -> tuple[Array, Array]:
         top = finite(logits)
-        each = top, jnp.maximum(1 + (logits - top), 0)  # e^z of a logit alone: 1, and 0 or infinite if that is
-        nothing = np.array(np.finfo(top.dtype).min, top.dtype), np.zeros((), top.dtype)
-        found: tuple[Array, Array] = lax.reduce(each, nothing, _joined, (axis,))
-        return found
+        each = [top, jnp.maximum(1 + (logits - top), 0)]  # e^z of a logit alone: 1, and 0 or infinite if that is
+        nothing = [np.array(number, top.dtype) for number in (np.finfo(top.dtype).min, 0)]
+        top, total = lax.reduce(each, nothing, joined, (axis,))
+        return top, total
 
     # Each reading of all pairs is a pass over memory on a GPU.
     found: tuple[Array, Array] = lax.platform_dependent(logits, cpu=apart, tpu=apart, default=at_once)
@@ -648,10 +648,3 @@ def _top_and_total_jvp(
     (logits,) = afresh(*primals, shared_by_cpu=True)
     e = jnp.exp(logits - jnp.expand_dims(top, axis))
     return (top, total), (jnp.zeros_like(top), jnp.sum(e * tangents[0], axis))
-
-
-def _joined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    """What two parts of the logits have together, seen from the larger of their largest."""
-    first = a[0] >= b[0]
-    seen, other = jnp.where(first, a[1], b[1]), jnp.where(first, b[1], a[1])
-    return jnp.maximum(a[0], b[0]), seen + other * jnp.exp(-jnp.abs(a[0] - b[0]))

@@ -735,3 +735,23 @@ def log1p_in_loop(x: Array) -> Array:
 def softmax(z: Array, log_total: Array) -> Array:
     """exp(z) / Σ exp(z) from the logarithm of that sum; 0 throughout a row of -inf."""
     return jnp.exp(z - jnp.where(log_total == -jnp.inf, 0, log_total))
+
+
+FEW = 32  # classes, which a CPU's loop takes all at once, and a thread of a GPU
+
+
+def are_few(x: Array, axis: int) -> bool:
+    """Whether the classes on `axis` are, and all here."""
+    return 0 < x.shape[axis] <= FEW and not is_split(x, axis)
+
+
+def joined(a: list[Array], b: list[Array]) -> list[Array]:
+    """What two parts of a row make together, seen from the higher of their largest logits."""
+    (top, total, *rest), (top_, total_, *rest_) = a, b
+    first, step = top >= top_, -jnp.abs(top - top_)
+    total = jnp.where(first, total, total_) + jnp.where(first, total_, total) * jnp.exp(step)
+    if rest:
+        (below, share), (below_, share_) = rest, rest_
+        less = jnp.where(first, share_, share)
+        rest = [below + below_ + jnp.where(less == 0, 0, less * step), share + share_]
+    return [jnp.maximum(top, top_), total, *rest]

@@ -24,18 +24,21 @@ import numpy as np
 from jax import lax
 
 from . import _check, _labels
-from ._devices import Classes, alone, is_split, vary_alike
+from ._devices import Classes, alone, vary_alike
 from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
+    FEW,
     added_in_loop,
     again,
+    are_few,
     at_least_float32,
     by_itself,
     by_row,
     disguised,
     finite,
     for_any,
+    joined,
     log1p,
     one_hot,
     pick,
@@ -153,7 +156,7 @@ def _costs(
     if autodiff or classes.axis_name is not None:
         return _cost_apart(classes, autodiff, x, sums, terms)
     on_gpu = None
-    if _are_few(x, classes.axis):
+    if are_few(x, classes.axis):
         on_gpu = _cost_of_few
     elif value_only and alone() and (is_soft(terms) or terms.uniform is not None):
         on_gpu = _cost_at_once
@@ -190,12 +193,7 @@ def _costs_by_platform_jvp(
     return _costs_by_platform(classes, on_gpu, *primals), change
 
 
-FEW = 32  # classes, which a CPU's loop takes all at once, and a thread of a GPU
 GPUS = "cuda", "rocm"
-
-
-def _are_few(x: Array, axis: int) -> bool:
-    return x.shape[axis] <= FEW and not is_split(x, axis)
 
 
 def _cost_of_few(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
@@ -279,23 +277,11 @@ def _found_at_once(axis: int, x: Array, index: Array | None, *shares: Array) -> 
     for share in shares:
         parts += [times(share, z), jnp.broadcast_to(share, z.shape)]
     none = [np.array(number, z.dtype) for number in (np.finfo(z.dtype).min, 0, 0, 0)[: len(parts)]]
-    found = [jnp.expand_dims(a, axis) for a in lax.reduce(parts, none, _joined, (axis,))]
+    found = [jnp.expand_dims(a, axis) for a in lax.reduce(parts, none, joined, (axis,))]
     less: Array | int = -1
     if index is not None:
         less = jnp.where(index < 0, -1, jnp.expm1(pick_shifted(x, found[0], index, axis)))
     return [found[0], log1p(found[1] + less), *found[2:]]
-
-
-def _joined(a: list[Array], b: list[Array]) -> list[Array]:
-    """What two parts of a row make together, seen from the higher of their largest logits."""
-    (top, total, *rest), (top_, total_, *rest_) = a, b
-    first, step = top >= top_, -jnp.abs(top - top_)
-    total = jnp.where(first, total, total_) + jnp.where(first, total_, total) * jnp.exp(step)
-    if rest:
-        (below, share), (below_, share_) = rest, rest_
-        less = jnp.where(first, share_, share)
-        rest = [below + below_ + jnp.where(less == 0, 0, less * step), share + share_]
-    return [jnp.maximum(top, top_), total, *rest]
 
 
 def _read_unmasked(terms: Terms) -> Terms:
@@ -358,7 +344,7 @@ def _sums(
     may be read in a loop then.
     """
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
-    if _are_few(x, axis):
+    if are_few(x, axis):
         ways |= dict.fromkeys(GPUS, partial(_sums_by_few, axis))
     elif alone():
         ways |= dict.fromkeys(GPUS, partial(_sums_at_once, axis))
@@ -542,7 +528,7 @@ def _less_target(axis: int, hit: Array, log_p: Array, own: Array) -> Array:
     def by_rows(hit: Array, log_p: Array, own: Array) -> Array:
         return jnp.where(hit, by_row(axis, jnp.expm1)(own), jnp.exp(log_p))
 
-    if not _are_few(log_p, axis):
+    if not are_few(log_p, axis):
         return by_rows(hit, log_p, own)
     each = dict.fromkeys(GPUS, lambda hit, log_p, own: jnp.where(hit, jnp.expm1(log_p), jnp.exp(log_p)))
     found: Array = lax.platform_dependent(hit, log_p, own, **each, default=by_rows)

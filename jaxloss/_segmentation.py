@@ -10,16 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
-from ._devices import is_split
-from ._numerics import again, at_least_float32, disguised, finite, log_sum, one_hot, pick, shift, upcast
+from ._numerics import again, are_few, at_least_float32, disguised, finite, log_sum, one_hot, pick, shift, upcast
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 Mode: TypeAlias = Literal["binary", "multiclass", "multilabel"]
 Empty: TypeAlias = Literal["smooth", "zero", "skip"]
 Weighting: TypeAlias = Literal["square", "simple", "uniform"]
-
-FEW = 32  # classes, of which a GPU's thread takes all at once
 
 
 class Regions(NamedTuple):
@@ -522,7 +519,7 @@ def _shares(x: Array, right: Array, axis: int, bit: int) -> tuple[Array, Array, 
         x, right = disguised(bit, x, right)
         return _but_right(upcast(x) - top, right, axis), own, rest
 
-    one_reading = of_few if classes <= FEW and not is_split(x, axis) else of_many
+    one_reading = of_few if are_few(x, axis) else of_many
     others, own, rest = lax.platform_dependent(x, right, cpu=of_many, tpu=of_many, default=one_reading)
     own = jnp.where(right < 0, jnp.nan, jnp.where(right < classes, own, 1))
     scale = 1 / (own + rest)
