@@ -385,7 +385,7 @@ BREAKAGES = [
         "jnp.where(first, total_, total)",
         "gpu_reads_rows or gpu_gets",
     ),
-    ("_numerics.py", "0 < x.shape[axis] <= FEW", "x.shape[axis] <= FEW", "test_infinities"),
+    ("_numerics.py", "0 < x.shape[axis] <= FEW", "x.shape[axis] <= FEW", "infinities"),
     ("_rows.py", "jnp.where(index == c, 0, jnp.exp(z))", "jnp.exp(z)", "gpu_reads_rows"),
     ("_rows.py", "times(_mixed(of_class) if soft else", "0 * times(_mixed(of_class) if soft else", "gpu_reads_rows"),
     ("_rows.py", "jnp.where(hit, jnp.expm1(log_p), jnp.exp(log_p))", "jnp.exp(log_p)", "gpu_reads_rows"),
