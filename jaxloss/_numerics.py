@@ -124,6 +124,7 @@ def reread(x: Array) -> Array:
     return again(x)[0] if x.dtype.itemsize < 4 else x
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def narrow(x: Array, dtype: jnp.dtype) -> Array:
     """`x` rounded to `dtype`, as `astype` does it, for the end of a derivative.
 
@@ -134,6 +135,11 @@ def narrow(x: Array, dtype: jnp.dtype) -> Array:
         return x.astype(dtype)
     rounded: Array = lax.platform_dependent(x, cpu=_to_bfloat16, default=lambda x: x.astype(jnp.bfloat16))
     return rounded
+
+
+@narrow.defjvp
+def _narrow_jvp(dtype: jnp.dtype, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return narrow(*primals, dtype), tangents[0].astype(dtype)  # bits have no derivative
 
 
 def _to_bfloat16(x: Array) -> Array:

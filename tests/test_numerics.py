@@ -181,3 +181,16 @@ def test_a_cpu_rounds_to_bfloat16_as_astype_does():
     x = jnp.asarray(np.concatenate([some, np.array(edges, np.uint32)]).view(np.float32))
     got, expected = quick.jit(lambda x: (_numerics.narrow(x, jnp.bfloat16), x.astype(jnp.bfloat16)))(x)
     np.testing.assert_array_equal(got.astype(jnp.float32), expected.astype(jnp.float32))
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("loss", [jaxloss.cross_entropy, jaxloss.softmax_focal_loss, jaxloss.nll_loss])
+def test_bfloat16_has_a_second_derivative(loss):
+    x, y = jnp.sin(jnp.arange(12.0)).reshape(3, 4), jnp.array([1, 0, 3])
+
+    def curvature(x):
+        change = jax.jvp(jax.grad(lambda x: loss(x, y)), (x,), (jnp.ones_like(x).at[:, 0].set(3),))[1]
+        return change.astype(jnp.float32)
+
+    narrow = x.astype(jnp.bfloat16)
+    np.testing.assert_allclose(curvature(narrow), curvature(narrow.astype(jnp.float32)), rtol=1e-2, atol=1e-3)
