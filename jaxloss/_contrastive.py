@@ -15,7 +15,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._devices import AxisName, everyone, explicit_sharding, laid_out_like, numbers, spread_like
-from ._numerics import afresh, again, finite, joined, log1p, positive_part, shift, softplus, unit
+from ._numerics import afresh, again, joined, log1p, of_one, positive_part, shift, softplus, unit
 from ._reduce import mean, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -629,10 +629,7 @@ def _top_and_total(logits: Array, axis: int) -> tuple[Array, Array]:
         return jnp.squeeze(top, axis), jnp.sum(jnp.exp(z), axis)
 
     def at_once(logits: Array) -> tuple[Array, Array]:
-        top = finite(logits)
-        each = [top, jnp.maximum(1 + (logits - top), 0)]  # e^z of a logit alone: 1, and 0 or infinite if that is
-        nothing = [np.array(number, top.dtype) for number in (np.finfo(top.dtype).min, 0)]
-        top, total = lax.reduce(each, nothing, joined, (axis,))
+        top, total = joined(axis, *of_one(logits))
         return top, total
 
     # Each reading of all pairs is a pass over memory on a GPU.

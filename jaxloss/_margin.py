@@ -1,8 +1,8 @@
 """Losses that ask for a margin: hinge_embedding, margin_ranking, multi_margin, multilabel_margin and the soft ones."""
 
-import functools
 from collections.abc import Callable
 from functools import partial
+from functools import reduce as fold
 from typing import Any, TypeVar
 
 import jax
@@ -492,12 +492,12 @@ def _over_few(x: Array) -> Array:
         total: Array = lax.reduce(x, np.zeros((), x.dtype), lambda a, b: a - (-b), (x.ndim - 2,))
         return total  # this addition XLA leaves to no library
 
-    total: Array = lax.platform_dependent(x, cpu=on_cpu, default=lambda x: functools.reduce(jnp.add, _each_of_few(x)))
+    total: Array = lax.platform_dependent(x, cpu=on_cpu, default=lambda x: fold(jnp.add, _each_of_few(x)))
     return total
 
 
 def _any_of_few(x: Array) -> Array:
-    return functools.reduce(jnp.logical_or, _each_of_few(x))
+    return fold(jnp.logical_or, _each_of_few(x))
 
 
 def _of_each(x: Array) -> Array:

@@ -497,18 +497,6 @@ def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
     return divide(x, jnp.expand_dims(length, axis))
 
 
-@jax.custom_jvp
-def sigmoid(x: Array) -> Array:
-    """1 / (1 + e^-x), whose derivative σ(x) σ(-x) keeps its digits where JAX's σ(x) (1 - σ(x)) is 0."""
-    return lax.logistic(x)
-
-
-@sigmoid.defjvp
-def _sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return sigmoid(x), sigmoid(x) * sigmoid(-x) * dx
-
-
 def sigmoids(x: Array) -> tuple[Array, Array]:
     """1 / (1 + e^-x) and 1 / (1 + e^x) from one exponential; neither they nor their derivatives are rounded to 0."""
     less = _less_likely(x)
@@ -751,7 +739,20 @@ def are_few(x: Array, axis: int) -> bool:
     return 0 < x.shape[axis] <= FEW and not is_split(x, axis)
 
 
-def joined(a: list[Array], b: list[Array]) -> list[Array]:
+def of_one(x: Array) -> tuple[Array, Array]:
+    """The largest logit and Σ e^z of one alone: itself and 1, or if it is infinite the largest number and 0 or inf."""
+    top = finite(x)
+    return top, jnp.maximum(1 + (x - top), 0)
+
+
+def joined(axis: int, *parts: Array) -> list[Array]:
+    """The largest logit of each row, Σ e^z, and maybe Σ share·z and Σ share, of parts that are read once."""
+    none = [np.array(number, parts[0].dtype) for number in (np.finfo(parts[0].dtype).min, 0, 0, 0)[: len(parts)]]
+    found: list[Array] = lax.reduce(list(parts), none, _joined, (axis,))
+    return found
+
+
+def _joined(a: list[Array], b: list[Array]) -> list[Array]:
     """What two parts of a row make together, seen from the higher of their largest logits."""
     (top, total, *rest), (top_, total_, *rest_) = a, b
     first, step = top >= top_, -jnp.abs(top - top_)

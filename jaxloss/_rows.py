@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from . import _check, _labels
@@ -40,6 +39,7 @@ from ._numerics import (
     for_any,
     joined,
     log1p,
+    of_one,
     one_hot,
     pick,
     pick_shifted,
@@ -269,15 +269,12 @@ def _sums_at_once(axis: int, x: Array, index: Array | None, keep: Array | None) 
 
 def _found_at_once(axis: int, x: Array, index: Array | None, *shares: Array) -> list[Array]:
     """The sums of rows as one reduction, and for shares of classes the sums of share·(x - top) and of the shares."""
-    y = upcast(x)
-    top = finite(y)
-    z = y - top  # 0, and infinite where the logit is
-    other = jnp.maximum(1 + z, 0)  # e^z
+    top, other = of_one(upcast(x))
+    z = upcast(x) - top  # 0, and infinite where the logit is
     parts = [top, other if index is None else jnp.where(one_hot(index, z, axis), 0, other)]
     for share in shares:
         parts += [times(share, z), jnp.broadcast_to(share, z.shape)]
-    none = [np.array(number, z.dtype) for number in (np.finfo(z.dtype).min, 0, 0, 0)[: len(parts)]]
-    found = [jnp.expand_dims(a, axis) for a in lax.reduce(parts, none, joined, (axis,))]
+    found = [jnp.expand_dims(a, axis) for a in joined(axis, *parts)]
     less: Array | int = -1
     if index is not None:
         less = jnp.where(index < 0, -1, jnp.expm1(pick_shifted(x, found[0], index, axis)))

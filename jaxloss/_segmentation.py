@@ -1,8 +1,8 @@
 """Losses between regions: dice, IoU, Tversky and their relatives, for one class, several, or overlapping labels."""
 
-import functools
 from collections.abc import Sequence
 from functools import partial
+from functools import reduce as fold
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -535,11 +535,11 @@ def _totals_of_few(x: Array, right: Array, axis: int) -> tuple[Array, Array, Arr
     x = jnp.where(right < x.shape[axis], x, 0)
     each = [upcast(z) for z in lax.split(x, [1] * x.shape[axis], axis)]
     nothing = jnp.zeros_like(each[0])
-    top = finite(functools.reduce(lax.max, lax.stop_gradient(each)))
+    top = finite(fold(lax.max, lax.stop_gradient(each)))
     here = [lax.eq(right, lax.full_like(right, c)) for c in range(len(each))]
-    own = functools.reduce(lax.add, map(partial(lax.select, on_false=nothing), here, each))
+    own = fold(lax.add, map(partial(lax.select, on_false=nothing), here, each))
     rest = [lax.select(h, nothing, lax.exp(lax.sub(z, top))) for h, z in zip(here, each, strict=True)]
-    return top, jnp.exp(own - top), functools.reduce(lax.add, rest)
+    return top, jnp.exp(own - top), fold(lax.add, rest)
 
 
 def _but_right(z: Array, right: Array, axis: int) -> Array:

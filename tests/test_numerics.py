@@ -194,3 +194,65 @@ def test_bfloat16_has_a_second_derivative(loss):
 
     narrow = x.astype(jnp.bfloat16)
     np.testing.assert_allclose(curvature(narrow), curvature(narrow.astype(jnp.float32)), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.float16, jnp.bfloat16, jnp.float8_e4m3fn])
+def test_what_is_disguised_stays_as_it_is(dtype):
+    x = jnp.array([0.0, -0.0, 1.0, -3.5, np.nan, np.inf, -np.inf, 1e-40], dtype)
+    same, number = quick.jit(lambda x: _numerics.disguised(1, x, 2.0))(x)
+    assert number == 2
+    assert np.asarray(same).tobytes() == np.asarray(x).tobytes()
+    cube = jax.grad(jax.grad(lambda x: jnp.sum(_numerics.disguised(4, jnp.reshape(x, 1))[0] ** 3)))
+    assert cube(jnp.asarray(2.0, dtype)) == 12
+
+
+def test_numbers_of_python_may_stand_beside_arrays_on_a_gpu(as_on_a_gpu):
+    as_on_a_gpu()
+    x, y = jnp.array([0.5]), jnp.array([-1.0])
+    assert jax.grad(lambda x: jaxloss.hinge_embedding_loss(x, y, margin=1.0))(x) == -1
+    assert jax.grad(lambda x: jaxloss.huber_loss(x, y, delta=0.5))(x) == 0.5
+
+
+SCORES, SHARES = np.sin(np.arange(12.0)).reshape(3, 4), np.full((3, 4), 0.25)
+WITH_A_MASK = {
+    "js_div": (SCORES - 3, SHARES),
+    "distillation_loss": (SCORES, 2 * SCORES, np.array([1, 0, 3])),
+    "multilabel_margin_loss": (SCORES, np.array([[1, -1, 0, 0], [2, 0, -1, 0], [3, 2, 1, 0]])),
+    "multi_margin_loss": (SCORES, np.array([1, 0, 3])),
+    "cross_entropy": (SCORES, np.array([1, 0, 3])),
+    "sigmoid_focal_loss": (SCORES, SHARES),
+    "mean_squared_logarithmic_error": (1 + SCORES, SHARES),
+    "dice_loss": (SCORES, np.array([1, 0, 3])),
+    "box_iou_loss": (np.cumsum(np.abs(SCORES), 1), np.cumsum(SHARES, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("name", WITH_A_MASK)
+def test_the_edges_on_a_gpu(name, dtype, as_on_a_gpu):
+    """A masked NaN, one sample, nothing left to average, and a second derivative."""
+    x, *others = (jnp.asarray(a, dtype if a.dtype == float else None) for a in WITH_A_MASK[name])
+    options = {"mode": "multiclass"} if name == "dice_loss" else {}
+    kept = jnp.arange(3) != 1
+    by_number = name in ("sigmoid_focal_loss", "mean_squared_logarithmic_error")
+    kept = jnp.broadcast_to(kept[:, None], x.shape) if by_number else kept
+
+    def found():
+        def loss(x, where):
+            return getattr(jaxloss, name)(x, *others, where=where, **options).astype(float)
+
+        def all_of(x, where):
+            return jax.value_and_grad(loss)(x, where), jax.jvp(lambda x: jax.grad(loss)(x, where), (x,), (x,))[1]
+
+        alone = jnp.zeros_like(kept).at[0].set(True)
+        dirty = jnp.where(kept.reshape(3, -1)[:, :1], x, jnp.nan)
+        return [jax.jit(all_of)(dirty, where) for where in (kept, alone & kept, jnp.zeros_like(kept))]
+
+    expected = found()
+    as_on_a_gpu()
+    exactness = {"rtol": 1e-12, "atol": 1e-14} if dtype == jnp.float64 else {"rtol": 2e-2, "atol": 1e-2}
+    chex.assert_trees_all_close(found(), expected, **exactness)
+    for (_, slope), curvature in expected:
+        assert np.isfinite(slope.astype(float)).all()
+        assert np.isfinite(curvature.astype(float)).all()
+        assert (slope[1] == 0).all()

@@ -71,6 +71,11 @@ class Workload:
         return sizes[0] * reads + sum(sizes[1:]) + (sum(sizes[: self.moving]) if gradient else 0)
 
 
+def in_dtype(arrays, dtype):
+    """The numbers among the arrays in another dtype."""
+    return [a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in arrays]
+
+
 def sizes(cpu, gpu, small):
     return dict(zip(SIZES, (cpu, gpu, small), strict=True))
 

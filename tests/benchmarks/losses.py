@@ -33,7 +33,7 @@ from harness import GPU
 import jaxloss
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from workloads import SPEECH, WORKLOADS
+from workloads import SPEECH, WORKLOADS, in_dtype
 
 MODULES = ("torch", "optax", "keras")
 NEVER_COMPILED = ("ctc", "linear_cross_entropy")  # torch.compile calls the same kernels
@@ -93,10 +93,6 @@ def floor_of(workload, arrays, dtype, gradient):
     moved = workload.least(jax.eval_shape(lambda arrays: in_dtype(arrays, dtype), arrays), gradient)
     flops = workload.flops(*workload.sizes[_size()]) * (3 if gradient else 1)
     return max(moved / harness.copy_rate(dtype), flops / harness.matmul_rate(dtype) if flops else 0)
-
-
-def in_dtype(arrays, dtype):
-    return [a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in arrays]
 
 
 def _size():

@@ -11,6 +11,7 @@ one turn. For `jaxloss` and the plain formula, with the number of kernels that m
 import argparse
 import os
 import re
+from functools import partial
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -18,12 +19,11 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from workloads import WORKLOADS
+from workloads import WORKLOADS, in_dtype
 
 H100 = """
 gpu_device_info {
@@ -96,12 +96,6 @@ def kernels(text):
     return found
 
 
-def in_dtype(arrays, dtype):
-    """Arrays by their shapes, the numbers among them in another dtype."""
-    for a in arrays:
-        yield jax.ShapeDtypeStruct(a.shape, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="words, one of which a workload's name must contain")
@@ -115,7 +109,8 @@ def main():
             continue
         for dtype in options.dtypes:
             for gradient in (False, True) if workload.moving else (False,):
-                line(workload, list(in_dtype(workload.real(), jnp.dtype(dtype))), gradient, there, options.kernels)
+                arrays = jax.eval_shape(partial(in_dtype, dtype=dtype), workload.real())
+                line(workload, arrays, gradient, there, options.kernels)
         jax.clear_caches()
 
 
