@@ -179,7 +179,7 @@ BREAKAGES = [
     ),
     (
         "_segmentation.py",
-        "functools.reduce(lax.add, rest)",
+        "fold(lax.add, rest)",
         "functools.reduce(lax.add, rest[1:])",
         "test_segmentation and other",
     ),
