@@ -154,6 +154,12 @@ BREAKAGES = [
     ("_margin.py", "jnp.sum(jnp.where(named, 0, excess), -1)", "jnp.sum(excess, -1)", "multilabel"),
     ("_margin.py", "jnp.where(named, -of_named, ", "jnp.where(named, 0 * of_named, ", "multilabel"),
     ("_margin.py", "listing & (end[..., 0] == few)", "listing", "multilabel"),
+    (
+        "_margin.py",
+        "for i in range(x.shape[-2])",
+        "for i in range(x.shape[-2] - 1)",
+        "test_workloads and in_its_way and multilabel_margin",
+    ),
     ("_margin.py", "read | (place >= end)", "place >= end", "lists_of_every"),
     ("_margin.py", "jnp.where(named, -jnp.inf, still)", "still", "multilabel"),
     ("_margin.py", "softplus(-y * x)", "jnp.log(1 + jnp.exp(-y * x))", "soft_margin"),
@@ -180,8 +186,8 @@ BREAKAGES = [
     (
         "_segmentation.py",
         "fold(lax.add, rest)",
-        "functools.reduce(lax.add, rest[1:])",
-        "test_segmentation and other",
+        "fold(lax.add, rest[1:])",
+        "test_segmentation and in_its_way",
     ),
     ("_segmentation.py", "low=0) / 2", "low=0)", "dice"),
     ("_segmentation.py", "counts = counts & present", "counts = counts", "class or dice"),
