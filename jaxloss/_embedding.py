@@ -76,7 +76,7 @@ def _difference(eps: Array, *points: Array) -> list[Array]:
 def _sizes(vectors: Callable[..., list[Array]], p: float, eps: Number, *points: Array) -> list[Array]:
     """The p-norms of `vectors(eps, *points)`."""
     eps = jnp.asarray(eps, _dtype(*points))
-    return lengths(vectors, -1, None, eps, *points) if p == 2 else [norm(v, p) for v in vectors(eps, *points)]
+    return lengths(vectors, -1, False, None, eps, *points) if p == 2 else [norm(v, p) for v in vectors(eps, *points)]
 
 
 def _degree(name: str, p: float) -> float:

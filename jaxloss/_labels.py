@@ -68,8 +68,9 @@ def rows(
     unmasked = _check.mask(name, where, t.shape)
     keep = counts if unmasked is None else counts & unmasked
     classes = input.shape[axis] if classes is None else classes
-    index = narrowed(t, classes)
-    return jnp.where(keep, jnp.where(index == classes, -1, index), classes), keep
+    known, xp = (t >= 0) & (t < classes), np if isinstance(t, np.ndarray) else jnp
+    index = jnp.asarray(xp.where(known, t.astype(np.int32), -1))
+    return jnp.where(keep, index, classes), keep
 
 
 def _check_row_shape(name: str, shape: _check.Shape, input: Logits, axis: int) -> None:

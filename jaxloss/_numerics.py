@@ -280,12 +280,13 @@ def _power(x: Array, p: float) -> Array:
     return jnp.where(zero, 0, power)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-@partial(jax.jit, static_argnums=(0, 1))  # or each call outside of jit would compile both branches anew
-def lengths(vectors: Vectors, axis: int, eps: Number | None, *arrays: Array) -> list[Array]:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2))  # or each call outside of jit would compile both branches anew
+def lengths(vectors: Vectors, axis: int, cheap: bool, eps: Number | None, *arrays: Array) -> list[Array]:
     """The lengths along `axis` of `vectors(*arrays)`, or `eps` where that is more.
 
-    `arrays` come in their own dtypes. The vectors are made of them anew wherever they are needed: none is kept.
+    `arrays` come in their own dtypes. The vectors are made of them anew wherever they are needed: none is kept. If
+    beside the work that follows it is `cheap` to read them, a CPU does so twice rather than compile two ways.
     """
 
     def squared(*arrays: Array) -> tuple[list[Array], list[Array]]:
@@ -294,10 +295,14 @@ def lengths(vectors: Vectors, axis: int, eps: Number | None, *arrays: Array) -> 
         found = [_at_least(jnp.sqrt(square), eps) for square in squares]
         return found, found
 
-    def scaled(*arrays: Array) -> list[Array]:
-        return [_at_least(length, eps) for length in _scaled_lengths(vectors, axis, *arrays)]
+    def found_by(way: Callable[..., list[Array]], *arrays: Array) -> list[Array]:
+        return [_at_least(length, eps) for length in way(vectors, axis, *arrays)]
 
-    return _squared_or_scaled(squared, scaled, arrays)
+    scaled, at_once = partial(found_by, _scaled_lengths), partial(found_by, _lengths_at_once)
+    if not cheap:
+        return _of_any_size(squared, scaled, at_once, arrays)
+    kept: list[Array] = lax.platform_dependent(*arrays, cpu=scaled, default=at_once)
+    return kept
 
 
 def _at_least(length: Array, eps: Number | None) -> Array:
@@ -306,10 +311,10 @@ def _at_least(length: Array, eps: Number | None) -> Array:
 
 @lengths.defjvp
 def _lengths_jvp(
-    vectors: Vectors, axis: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    vectors: Vectors, axis: int, cheap: bool, primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[list[Array], list[Array]]:
     (eps, *arrays), (deps, *darrays) = primals, tangents
-    found = lengths(vectors, axis, eps, *arrays)
+    found = lengths(vectors, axis, cheap, eps, *arrays)
     at, moved = jax.jvp(vectors, tuple(again(*arrays)), tuple(darrays))
     least = (0, 0) if eps is None else (eps, deps)
     return found, [_change_of_length(*each, *least, axis) for each in zip(found, at, moved, strict=True)]
@@ -346,8 +351,8 @@ def _cosine(axis: int, smooth: bool, eps: Number, *vectors: Array) -> list[Array
         found = [jnp.sqrt(x + eps) if smooth else jnp.maximum(jnp.sqrt(x), eps) for x in squares]
         return [reduce(jnp.divide, found, product), *found], found
 
-    any_size = partial(_cosine_of_any_size, axis, eps)
-    return squared(*vectors)[0] if smooth else _squared_or_scaled(squared, any_size, vectors)
+    ways = partial(_scaled_cosine, axis, eps), partial(_cosine_at_once, axis, eps)
+    return squared(*vectors)[0] if smooth else _of_any_size(squared, *ways, vectors)
 
 
 @_cosine.defjvp
@@ -368,14 +373,16 @@ def _cosine_jvp(
     return [value, *found], [of_product - value * sum(map(divide, dfound, found)), *dfound]
 
 
-def _squared_or_scaled(
+def _of_any_size(
     squared: Callable[..., tuple[list[Array], list[Array]]],
     scaled: Callable[..., list[Array]],
+    at_once: Callable[..., list[Array]],
     arrays: Sequence[Array],
 ) -> list[Array]:
     """What `squared` makes of the arrays, or `scaled` where the lengths, which it returns too, are extreme.
 
-    A GPU reads as fast whatever it computes, and would wait for a condition.
+    A GPU, which reads as fast whatever it computes and would wait for a condition, finds it `at_once`. For a CPU that
+    would be a long loop to compile, whether it is ever needed or not.
     """
 
     def on_cpu(*arrays: Array) -> list[Array]:
@@ -386,11 +393,28 @@ def _squared_or_scaled(
         chosen: list[Array] = lax.cond(safe, lambda *arrays: found, scaled, *arrays)
         return chosen
 
-    kept: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=scaled)
+    kept: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=at_once)
     return kept
 
 
+def _scaled(x: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Vectors divided by their largest entry, their lengths then, and that entry."""
+    top = _scale(x, axis)
+    return x / top, jnp.sqrt(jnp.sum(jnp.square(x / top), axis)), jnp.squeeze(top, axis)
+
+
 def _scaled_lengths(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]:
+    return [length * top for _, length, top in (_scaled(v, axis) for v in vectors(*arrays))]
+
+
+def _scaled_cosine(axis: int, eps: Number, *vectors: Array) -> list[Array]:
+    (a, *of_a), (b, *of_b) = (_scaled(v, axis) for v in widened(*vectors))
+    value, sizes = jnp.sum(a * b, axis), (of_a, of_b)
+    value = reduce(jnp.divide, [jnp.maximum(length, eps / top) for length, top in sizes], value)
+    return [value, *(jnp.maximum(length * top, eps) for length, top in sizes)]
+
+
+def _lengths_at_once(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]:
     """The lengths of vectors of any size, from one reading: squares of entries enlarged, as they are, and reduced."""
     each = [vectors(*disguised(bit, *arrays)) for bit in (1, 2, 4)]  # or a GPU would keep what they share
     return [_length_of(three, axis) for three in zip(*each, strict=True)]
@@ -410,7 +434,7 @@ def _step_and_far(dtype: jnp.dtype) -> tuple[float, float]:
     return 2.0 ** (2 * int(0.35 * most)), 2.0 ** int(0.6 * most)
 
 
-def _cosine_of_any_size(axis: int, eps: Number, *vectors: Array) -> list[Array]:
+def _cosine_at_once(axis: int, eps: Number, *vectors: Array) -> list[Array]:
     """The cosine and the lengths, each at least `eps`, from one reading: every sum that may be the right one."""
     a, b = widened(*vectors)
     step, far = _step_and_far(a.dtype)
@@ -493,7 +517,7 @@ def _added_in_loop_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array])
 
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
     """Vectors divided by their length, or by `eps` if that is more; one of zeros stays, with a finite derivative."""
-    (length,) = lengths(widened, axis, eps, x)
+    (length,) = lengths(widened, axis, True, eps, x)
     return divide(x, jnp.expand_dims(length, axis))
 
 
@@ -588,10 +612,16 @@ def _softplus_pair_jvp(
     return softplus_pair(x), (-down * dx, up * dx)
 
 
+@partial(jax.jit, static_argnums=2)  # jax_debug_nans sees only what leaves, not what is taken of rows without a place
 def taken(x: Array, index: Array, axis: int) -> Array:
-    """`x` at some places along `axis`, 0 at those beyond its end. A CPU would widen all of a narrow one."""
+    """`x` at some places along `axis`, 0 at those beyond its end."""
+    return jnp.where(index < x.shape[axis], nearest(x, index, axis), 0)
+
+
+def nearest(x: Array, index: Array, axis: int) -> Array:
+    """`x` at some places along `axis`, the last for those beyond its end. A CPU would widen all of a narrow one."""
     bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") if x.dtype.itemsize < 4 else x
-    found = jnp.take_along_axis(bits, index, axis, mode="fill", fill_value=0)
+    found = jnp.take_along_axis(bits, jnp.minimum(index, x.shape[axis] - 1), axis, mode="promise_in_bounds")
     return lax.bitcast_convert_type(found, x.dtype)
 
 
@@ -606,7 +636,8 @@ def pick(x: Array, index: Array, axis: int) -> Array:
     index = jnp.maximum(index, 0)
     if is_split(x, axis):
         return jnp.sum(jnp.where(one_hot(index, x, axis), x, 0), axis, keepdims=True)
-    return taken(x, index, axis)
+    found: Array = taken(x, index, axis)
+    return found
 
 
 @pick.defjvp

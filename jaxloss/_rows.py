@@ -39,9 +39,9 @@ from ._numerics import (
     for_any,
     joined,
     log1p,
+    nearest,
     of_one,
     one_hot,
-    pick,
     pick_shifted,
     reread,
     shift,
@@ -378,9 +378,8 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
     If the loss of a row is above 30, from where on probabilities would lose digits and in the end overflow, all are
     read again, from their maxima.
     """
-    y = pick(x, index, axis)
-    own = finite(upcast(y))
-    others = jnp.where(keep & (index >= 0), sum_without(upcast(x) - own, index, axis), 0)
+    y = upcast(nearest(x, jnp.maximum(index, 0), axis))
+    others = jnp.where(keep & (index >= 0), sum_without(upcast(x) - finite(y), index, axis), 0)
 
     def from_maximum(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         # Tied to what the loop carries, nothing of this can be moved ahead of it.
@@ -389,14 +388,15 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
 
         def rescaled(total: Array, others: Array, own: Array, top: Array) -> Array:
             # Where the others were too much, nothing is left of the row's own class in the total.
-            return jnp.minimum(others * jnp.exp(jnp.maximum(own - top, -30)), total)
+            return jnp.minimum(others * jnp.exp(jnp.maximum(finite(own) - top, -30)), total)
 
         total = by_row(axis, rescaled)(jnp.sum(jnp.exp(z), axis, keepdims=True), found[2], found[1], top)
         return jnp.zeros_like(far), top, total
 
     far = for_any(~(jnp.max(others, initial=0) < 1e13))
-    _, top, others = lax.while_loop(lambda found: found[0], from_maximum, (far, own, others))
-    return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(upcast(y) - top)))(others, y, top)
+    _, top, others = lax.while_loop(lambda found: found[0], from_maximum, (far, y, others))
+    top = finite(top)
+    return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(y - top)))(others, y, top)
 
 
 def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
@@ -480,6 +480,7 @@ def _cost(
     return loss if terms.square is None else loss + classes.only_first(_z_loss(sums, terms))
 
 
+@partial(jax.jit, static_argnums=0)  # jax_debug_nans sees only what leaves, not the rows that do not count
 def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float) -> tuple[Array, Terms]:
     """The cotangents of the logits, in at least float32 and not yet rounded to their dtype, and of the terms.
 

@@ -78,7 +78,10 @@ def test_vectors_whose_squares_overflow_or_vanish():
 @pytest.mark.without_x64
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("width", [2, 80, 256])  # whose squares are added one by one, in parts, in more parts
-def test_an_extreme_vector_among_others(width, dtype):
+@pytest.mark.parametrize("way", ["cpu", "gpu"])
+def test_an_extreme_vector_among_others(way, width, dtype, as_on_a_gpu):
+    if way == "gpu":
+        as_on_a_gpu()
     rng = np.random.default_rng(0)
     x, y = (jnp.asarray(rng.normal(size=(5, width)), dtype) for _ in range(2))
     size = jnp.asarray([[1.0], [2.0**66], [2.0**-70], [2.0**100], [1.0]], dtype)
@@ -106,6 +109,22 @@ def test_an_extreme_vector_among_others(width, dtype):
     got = pull(jnp.ones(5))[0].astype(jnp.float32)
     np.testing.assert_allclose(got[2] * sizes[2], expected[2] * sizes[2], rtol=0.02, atol=1e-3)
     np.testing.assert_allclose(got[1] * sizes[1], expected[1] * sizes[1], rtol=0.02, atol=1e-3)
+
+    large, keys = np.array([0, 1, 3]), near[:3]
+    among = jaxloss.info_nce_loss(jnp.asarray(a[large] * sizes[large], dtype), keys, reduction="none")
+    np.testing.assert_allclose(
+        among, jaxloss.info_nce_loss(jnp.asarray(a[large], dtype), keys, reduction="none"), rtol=1e-4
+    )
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("way", ["cpu", "gpu"])
+def test_cosines_of_what_is_shorter_than_eps_beside_a_long_vector(way, as_on_a_gpu):
+    if way == "gpu":
+        as_on_a_gpu()
+    x = jnp.array([[1e30, 0.0], [0.0, 0.0], [1e-12, 0.0], [3e-8, 4e-8]])
+    values = jaxloss.cosine_similarity(x, jnp.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(values, [1, 0, 1e-4, 0.6], rtol=1e-6)
 
 
 def test_cosine_of_a_zero_vector():
@@ -303,3 +322,10 @@ def test_a_gpu_finds_the_same_in_its_way(as_on_a_gpu, loss):
     as_on_a_gpu()
     chex.assert_trees_all_close(quick.jit(lambda x: found(x))(x), here, rtol=1e-14, atol=1e-14)
     assert np.isnan(here[1][0][1]).all()
+
+
+def test_the_mean_over_no_entries_has_no_slope():
+    x = jnp.zeros((0, 3))
+    value, slope = jax.value_and_grad(lambda margin: jaxloss.hinge_loss(x, x, margin=margin))(1.0)
+    assert np.isnan(value)
+    assert slope == 0

@@ -183,6 +183,18 @@ def test_index_and_one_hot_targets_are_the_same(loss):
     np.testing.assert_allclose(run(loss, X.T, Y, axis=0), run(loss, X, Y), rtol=1e-13)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [*SOFT, jaxloss.nll_loss, jaxloss.sparsemax_loss, jaxloss.multi_margin_loss, jaxloss.multiclass_hinge_loss],
+    ids=lambda f: f.__name__,
+)
+def test_a_masked_row_of_nan_is_not_seen_by_debug_nans(loss):
+    x, y, where = jnp.asarray(X).at[1].set(jnp.nan), jnp.asarray(Y), jnp.arange(len(X)) != 1
+    with jax.debug_nans(True):  # without jit, where each operation is looked at
+        found = op_by_op(loss, x, y, where=where)
+    chex.assert_trees_all_close(found, value_and_grad(loss, x.at[1].set(0), y, where=where), rtol=1e-12)
+
+
 @pytest.mark.parametrize("loss", SOFT, ids=lambda f: f.__name__)
 def test_minus_infinity_at_a_class_of_no_probability(loss):
     x = jnp.array([[1.0, -INF, 2.0]])
