@@ -1,11 +1,13 @@
 """Losses between a probability, or its logit, and yes or no."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import TORCH_EPSILON, again, softplus_mix, times, widened
-from ._reduce import reduce
+from ._numerics import TORCH_EPSILON, again, log1p_in_loop, softplus_mix, times, widened
+from ._reduce import better_in_loop, reduce
 from ._types import Array, ArrayLike, Reduced, Reduction
 
 
@@ -57,7 +59,8 @@ def binary_cross_entropy(
     name = "binary_cross_entropy"
     p, t, keep = _check.pair(name, input, target, where)
     p, t = _check.as_given((p, t), _check.dtypes(name, input=input, target=target))
-    return _weighted(name, _binary_cross_entropy(p, t), weight, keep, reduction)
+    in_loop = better_in_loop(keep, input, target)
+    return _weighted(name, _binary_cross_entropy(in_loop, p, t), weight, keep, reduction, in_loop=in_loop)
 
 
 def _log_and_complement(p: Array) -> tuple[Array, Array]:
@@ -68,9 +71,11 @@ def _log_and_complement(p: Array) -> tuple[Array, Array]:
     return jnp.where(held, -100, log_p), jnp.where(held_other, -100, log_q)
 
 
-@jax.custom_jvp
-def _binary_cross_entropy(p: Array, t: Array) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _binary_cross_entropy(in_loop: bool, p: Array, t: Array) -> Array:
     p, t = widened(p, t)
+    if in_loop:
+        return (t - 1) * jnp.maximum(log1p_in_loop(-p), -100) - t * jnp.maximum(jnp.log(p), -100)
     # No constant, which XLA would put second: a CPU's fast pass would take it for a NaN. Nor made of the 0 that the
     # derivative has too, which it would spread in memory.
     least = -0.0 * t - 100
@@ -78,13 +83,15 @@ def _binary_cross_entropy(p: Array, t: Array) -> Array:
 
 
 @_binary_cross_entropy.defjvp
-def _binary_cross_entropy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _binary_cross_entropy_jvp(
+    in_loop: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     # dℓ = (p - t) / (p (1 - p)) dp + (log(1 - p) - log p) dt. The floor keeps p = t = 0 or 1 at 0 and not 0/0.
     (dp, dt), (p, t) = widened(*tangents), widened(*again(*primals))
     log_p, log_q = _log_and_complement(p)
     outside = jnp.where((p < 0) | (p > 1), jnp.nan, 1)
     slope = (p - t) / jnp.maximum(p * (1 - p), TORCH_EPSILON) * outside
-    return _binary_cross_entropy(*primals), slope * dp + (log_q - log_p) * dt
+    return _binary_cross_entropy(in_loop, *primals), slope * dp + (log_q - log_p) * dt
 
 
 def binary_cross_entropy_with_logits(

@@ -12,7 +12,7 @@ five times the time; derivatives, which have to be written anyway, may have as m
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from typing import Any, TypeAlias
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from numpy.polynomial import Chebyshev, Polynomial
 
 from ._devices import alone, broadcast_like, is_split
 from ._types import Array, Number
@@ -560,11 +561,24 @@ def twice_artanh(z: Array) -> Array:
 
     It stands for logarithms of exponentials, for which XLA has no vector code in the loops that it writes for a CPU.
     """
-    terms = 7 if z.dtype == jnp.float32 else 16  # the next one is lost in rounding
-    total = jnp.full_like(z, 1 / (2 * terms - 1))
-    for k in reversed(range(terms - 1)):
-        total = total * (z * z) + 1 / (2 * k + 1)
+    *others, last = _artanh(z.dtype)
+    total = jnp.full_like(z, last)
+    for coefficient in reversed(others):
+        total = total * (z * z) + coefficient
     return 2 * z * total
+
+
+@cache
+def _artanh(dtype: jnp.dtype) -> list[float]:
+    """The coefficients of artanh(z) / z as a polynomial of z² up to 1/9, of which the next is lost in rounding.
+
+    In float32 through Chebyshev's nodes, which takes five where Taylor's series takes seven. These nodes are as exact
+    as float64, and would be seen in it.
+    """
+    if dtype != jnp.float32:
+        return [1 / (2 * k + 1) for k in range(16)]
+    series = Chebyshev.interpolate(lambda w: np.arctanh(np.sqrt(w)) / np.sqrt(w), 4, domain=[0, 1 / 9])
+    return [float(c) for c in series.convert(kind=Polynomial).coef]
 
 
 @jax.custom_jvp
