@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._devices import by_chunk, devices_of_rows, out_of_chunks, vary_alike
+from ._devices import by_chunk, chunk_axis, devices_of_rows, out_of_chunks, vary_alike
 from ._types import Array, Tree
 
 
@@ -30,14 +30,15 @@ def over_rows(
     # A Python loop would let XLA keep all chunks alive at once.
     again = jax.checkpoint(function, prevent_cse=False)
     several, many = jax.tree.map(lambda a: by_chunk(a[:inside] if rest else a, size), (rows, large))
+    axis = chunk_axis()
 
     def step(total: Tree, chunk: tuple[Array, Tree]) -> tuple[Tree, Tree]:
         number, some = chunk
-        here = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, number, 1, keepdims=False), many)
+        here = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, number, axis, keepdims=False), many)
         each, total = again(some, here, total)
         return total, each
 
-    chunks = jnp.arange(inside // size), jax.tree.map(lambda a: a.swapaxes(0, 1), several)
+    chunks = jnp.arange(inside // size), jax.tree.map(lambda a: a.swapaxes(0, axis), several)
     total, each = lax.scan(step, vary_alike((total, rows))[0], chunks)
     each = jax.tree.map(out_of_chunks, each)
     if not rest:

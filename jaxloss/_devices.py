@@ -89,27 +89,34 @@ def laid_out_like(x: Array, y: Array) -> Array:
     return rows
 
 
+def chunk_axis() -> int:
+    """The axis that counts chunks of rows. On several devices a chunk has rows from all over, each device a part."""
+    return 0 if alone() else 1
+
+
 def by_chunk(x: Array, size: int) -> Array:
-    """The rows of `x` as (size, chunks, ...). A chunk has rows from all over, for each device to have a part of it."""
-    shape = (size, x.shape[0] // size, *x.shape[1:])
+    """The rows of `x` as (chunks, size, ...), or the other way around: `chunk_axis`."""
+    shape = [size, *x.shape[1:]]
+    shape.insert(chunk_axis(), x.shape[0] // size)
     sharding = explicit_sharding(x)
     if sharding is None:
         return jnp.reshape(x, shape)
-    rows, *others = sharding.spec
-    layout = NamedSharding(sharding.mesh, PartitionSpec(rows, None, *others))
-    split: Array = lax.reshape(x, shape, out_sharding=layout)
+    spec = list(sharding.spec)
+    spec.insert(chunk_axis(), None)
+    split: Array = lax.reshape(x, shape, out_sharding=NamedSharding(sharding.mesh, PartitionSpec(*spec)))
     return split
 
 
 def out_of_chunks(x: Array) -> Array:
     """Rows again, from (chunks, size, ...)."""
     shape = (x.shape[0] * x.shape[1], *x.shape[2:])
+    x = x.swapaxes(0, chunk_axis())
     sharding = explicit_sharding(x)
     if sharding is None:
-        return jnp.reshape(x.swapaxes(0, 1), shape)
-    _, rows, *others = sharding.spec
-    layout = NamedSharding(sharding.mesh, PartitionSpec(rows, *others))
-    joined: Array = lax.reshape(x.swapaxes(0, 1), shape, out_sharding=layout)
+        return jnp.reshape(x, shape)
+    spec = list(sharding.spec)
+    del spec[chunk_axis()]
+    joined: Array = lax.reshape(x, shape, out_sharding=NamedSharding(sharding.mesh, PartitionSpec(*spec)))
     return joined
 
 

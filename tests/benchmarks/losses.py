@@ -76,7 +76,7 @@ def calls_of(workload, arrays, dtype, gradient, chosen, left_out):
 
 def _call(name, form, arrays, moving):
     if not name.startswith("torch"):
-        again = 1 if name in ("jaxloss", "plain") and not GPU else 0
+        again = 2 if name in ("jaxloss", "plain") and not GPU else 0
         return harness.compiled(form, moving, *arrays, again=again)
     torch = harness.module("torch")
     tensors = [torch.from_dlpack(a) for a in arrays]
