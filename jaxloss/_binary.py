@@ -74,12 +74,10 @@ def _log_and_complement(p: Array) -> tuple[Array, Array]:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _binary_cross_entropy(in_loop: bool, p: Array, t: Array) -> Array:
     p, t = widened(p, t)
-    if in_loop:
-        return (t - 1) * jnp.maximum(log1p_in_loop(-p), -100) - t * jnp.maximum(jnp.log(p), -100)
     # No constant, which XLA would put second: a CPU's fast pass would take it for a NaN. Nor made of the 0 that the
     # derivative has too, which it would spread in memory.
-    least = -0.0 * t - 100
-    return (t - 1) * jnp.maximum(least, jnp.log1p(-p)) - t * jnp.maximum(least, jnp.log(p))
+    least, log_q = -0.0 * t - 100, log1p_in_loop(-p) if in_loop else jnp.log1p(-p)
+    return (t - 1) * jnp.maximum(least, log_q) - t * jnp.maximum(least, jnp.log(p))
 
 
 @_binary_cross_entropy.defjvp

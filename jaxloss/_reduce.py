@@ -37,7 +37,7 @@ def reduce(
     total = sum_in_loop(loss) if in_loop else jnp.sum(loss)
     if reduction == "sum":
         return total
-    if reduction == "mean" and keep is share is None:
+    if reduction == "mean" and keep is share is None and _is_known(loss.size) and loss.size:
         return total / float(loss.size)  # which `mean` makes of it, and faster compiled
     weight = denominator(total.dtype, loss.size, keep, share)
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
@@ -46,6 +46,11 @@ def reduce(
 def better_in_loop(keep: Array | None, *arguments: ArrayLike) -> bool:
     """Whether even a sum of squares is: with a mask, which is a select, or narrow numbers, which a library widens."""
     return keep is not None or any(jnp.asarray(a).dtype.itemsize < 4 for a in arguments)
+
+
+def _is_known(size: int) -> bool:
+    """Whether a program is traced for one size, and not, as `jax.export` can, for any."""
+    return isinstance(size, int)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -57,11 +62,13 @@ def sum_in_loop(loss: Array, axis: int | None = None) -> Array:
     logarithm of an exponential has no vector code there.
     """
     before, after = ((), loss.shape[1:][-1:]) if axis is None else (loss.shape[:axis], loss.shape[axis + 1 :])
+    if not _is_known(loss.size) or loss.size < MANY or not alone():
+        return jnp.sum(loss, axis)
     # More parts would be a loop in the loop, without vector code, once the arithmetic of each is long, as float64's is;
     # and what is left of a row would be short.
     most = 4 if axis is None and loss.dtype.itemsize < 8 else 2
-    parts = math.gcd(most, loss.size // max(1, math.prod(before + after)))
-    if loss.size < MANY or parts == 1 or not alone():
+    parts = math.gcd(most, loss.size // math.prod(before + after))
+    if parts == 1:
         return jnp.sum(loss, axis)
 
     def by_parts(loss: Array) -> Array:
@@ -83,7 +90,8 @@ def denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | 
     if share is not None:
         return lax.stop_gradient(jnp.sum(_check.masked(share, keep), dtype=dtype))
     # A float32 sum of ones can stop growing at 2**24. Below it is exact, and compiles faster on a CPU than integers.
-    count = size if keep is None else jnp.sum(keep, dtype=jnp.int32 if size > 2**24 else dtype)
+    exact = _is_known(size) and size <= 2**24
+    count = size if keep is None else jnp.sum(keep, dtype=dtype if exact else jnp.int32)
     return jnp.asarray(count, dtype)
 
 

@@ -259,6 +259,17 @@ def test_bce_outside_its_range_is_nan(p, t):
     assert np.isnan(value_and_grad(jaxloss.binary_cross_entropy, jnp.asarray(p), jnp.asarray(t))).all()
 
 
+@pytest.mark.without_x64
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("p", [INF, -0.5, 1.5])
+def test_bce_outside_its_range_is_nan_in_a_masked_loop_too(p, dtype):
+    x, t = jnp.full(32769, 0.5, dtype).at[7].set(p), jnp.full(32769, 0.25, dtype)
+    loss = jax.jit(jaxloss.binary_cross_entropy)
+    assert np.isnan(loss(x, t))
+    assert np.isnan(loss(x, t, where=jnp.arange(32769) < 1000))
+    assert np.isfinite(loss(x, t, where=jnp.arange(32769) != 7))
+
+
 @pytest.mark.parametrize("p", [0.0, 1.0])
 @pytest.mark.parametrize("t", [0.0, 1.0, 0.3])
 def test_bce_at_certainty_has_second_derivatives(p, t):

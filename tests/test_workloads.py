@@ -15,7 +15,7 @@ import pytest
 import quick
 from cases import CUSTOM_VJP
 from jax import export
-from workloads import WORKLOADS
+from workloads import WORKLOADS, in_dtype
 
 import jaxloss
 
@@ -54,18 +54,20 @@ NOT_READ = {  # as their docstrings say
 
 
 @pytest.mark.without_x64
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("workload", [w for w in WORKLOADS if not w.loss.startswith(("ctc", "linear"))], ids=str)
-def test_a_nan_that_counts_reaches_the_value(workload):
-    # In arrays large enough for the fast pass of a CPU, whose minima and maxima take a number for a NaN beside it.
-    shape = {2: (64, 128), 3: (64, 32, 128), 4: (8, 16, 32, 32)}[len(workload.sizes["small"])]
-    arrays = workload.draw(np.random.default_rng(0), (512, 4) if "box" in workload.name else shape)
+def test_a_nan_that_counts_reaches_the_value(workload, dtype):
+    # In arrays large enough for the fast pass of a CPU, whose minima and maxima take a number for a NaN beside it. No
+    # part of an odd number goes through a loop first.
+    shape = {2: (257, 129), 3: (65, 33, 129), 4: (9, 17, 33, 33)}[len(workload.sizes["small"])]
+    arrays = workload.draw(np.random.default_rng(0), (32769, 4) if "box" in workload.name else shape)
     value = jax.jit(workload.ours)
     for name, a in arrays.items():
         if not np.issubdtype(a.dtype, np.floating) or (workload.loss, name) in NOT_READ:
             continue
         spoilt = a.copy()
         spoilt[tuple(n // 3 for n in a.shape)] = np.nan
-        assert np.isnan(value(*{**arrays, name: spoilt}.values())), name
+        assert np.isnan(value(*in_dtype(list({**arrays, name: spoilt}.values()), dtype))), name
 
 
 OTHERWISE_ON_A_GPU = {  # those whose own files have no such test
@@ -84,6 +86,21 @@ def test_a_gpu_finds_the_same_in_its_way(workload, as_on_a_gpu):
     here = found()
     as_on_a_gpu()
     chex.assert_trees_all_close(found(), here, rtol=1e-12, atol=1e-14)
+
+
+ANY_NUMBER = ("mse_loss", "hinge_loss", "binary_cross_entropy", "nll_loss", "softmax_focal_loss", "pairwise_distance")
+
+
+@pytest.mark.parametrize("workload", [w for w in WORKLOADS if w.loss in ANY_NUMBER], ids=str)
+def test_a_program_for_any_number_of_rows(workload):
+    arrays = workload.arrays("small")
+    (rows,) = export.symbolic_shape("rows")
+    anyhow = [jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for a in arrays.values()]
+    step = jax.jit(jax.value_and_grad(workload.ours, tuple(range(workload.moving))))
+    exported = export.export(step)(*anyhow)
+    for count in (1, 4):
+        some = [a[:count] for a in arrays.values()]
+        chex.assert_trees_all_close(exported.call(*some), step(*some), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.without_x64
