@@ -432,26 +432,31 @@ def _sums_jvp(
     return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-@partial(jax.jit, static_argnums=3)  # as above
 def surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
     """-log softmax(x) of one class `index` per row, `axis` kept; 0 in rows that do not count, which may hold anything.
 
     It is finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
     """
+    nll: Array = _surprise(*vary_alike((x, index, keep)), axis)
+    return nll
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.jit, static_argnums=3)  # as above
+def _surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
     top, log_total = _sums("auto", axis, True, x, index, keep)
     own = pick_shifted(reread(x), top, index, axis)
     nll = by_row(axis, lambda log_total, own, index: log_total - jnp.where(index < 0, 0, own))(log_total, own, index)
     return _check.masked(nll, keep)
 
 
-@surprise.defjvp
+@_surprise.defjvp
 def _surprise_jvp(
     axis: int, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
     # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
     x, index, keep = primals
-    nll, (top, log_total) = surprise(*primals, axis), _sums("auto", axis, True, *primals)
+    nll, (top, log_total) = _surprise(*primals, axis), _sums("auto", axis, True, *primals)
     p = softmax(upcast(_masked(reread(x), keep, axis)) - top, log_total)
     slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
     return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)

@@ -53,6 +53,12 @@ BREAKAGES = [
         "first = 0 if True else count",
         "on_devices and contrastive",
     ),
+    (
+        "_rows.py",
+        "_surprise(*vary_alike((x, index, keep)), axis)",
+        "_surprise(x, index, keep, axis)",
+        "on_devices and vary",
+    ),
     ("_rows.py", "first = lax.pmin(", "first = lax.pmax(", "on_devices and classes_and_rows"),
     ("_contrastive.py", "length=size - 1", "length=size - 2", "on_devices and siglip"),
     ("_chunks.py", "size = _even(", "size = 1 + 0 * _even(", "on_devices and linear_ce"),

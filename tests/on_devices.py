@@ -479,14 +479,16 @@ def test_checked_counts_the_classes_of_all_devices():
     assert "class index in [0, 16), got 16 at position (2,)" in error.get()
 
 
-def test_replicated_logits_with_targets_that_vary():
+@pytest.mark.parametrize("loss", ["cross_entropy", "poly_cross_entropy", "softmax_focal_loss"])
+def test_replicated_logits_with_targets_that_vary(loss):
+    loss = getattr(jaxloss, loss)
     x, y = np.random.default_rng(0).normal(size=(2, 5)), np.arange(4)
 
     def on_each(x, y):
-        return spmd.mean(jaxloss.cross_entropy(x, y, reduction="sum_and_weight"), "data")
+        return spmd.mean(loss(x, y, reduction="sum_and_weight"), "data")
 
     program = jax.shard_map(jax.value_and_grad(on_each), mesh=mesh(data=2), in_specs=(P(), P("data")), out_specs=P())
-    whole = jax.value_and_grad(lambda x, y: jaxloss.cross_entropy(jnp.tile(x, (2, 1)), y))
+    whole = jax.value_and_grad(lambda x, y: loss(jnp.tile(x, (2, 1)), y))
     close(quick.jit(program)(x, y), quick.jit(whole)(x, y))
 
 
