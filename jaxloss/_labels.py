@@ -134,7 +134,9 @@ def of_target(w: Array | None, index: Array, dtype: jnp.dtype) -> Array:
     index = jnp.maximum(index, 0)
     if is_split(w, 0):
         return jnp.sum(jnp.where(index[..., None] == jnp.arange(len(w)), w, 0), -1)
-    return w.at[index].get(mode="fill", fill_value=0, out_sharding=explicit_sharding(index))
+    nearest = jnp.minimum(index, len(w) - 1)
+    found = w.at[nearest].get(mode="promise_in_bounds", out_sharding=explicit_sharding(index))
+    return jnp.where(index < len(w), found, 0)
 
 
 def spoiled(scale: Array, index: Array) -> Array:

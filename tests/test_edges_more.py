@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles_more as oracles
 import pytest
+from jax.experimental import checkify
 from test_edges import value_and_grad as op_by_op
 
 import jaxloss
@@ -193,6 +194,17 @@ def test_a_masked_row_of_nan_is_not_seen_by_debug_nans(loss):
     with jax.debug_nans(True):  # without jit, where each operation is looked at
         found = op_by_op(loss, x, y, where=where)
     chex.assert_trees_all_close(found, value_and_grad(loss, x.at[1].set(0), y, where=where), rtol=1e-12)
+
+
+WEIGHTS = {"nll_loss": "weight", "cross_entropy": "weight", "softmax_focal_loss": "alpha", "sparsemax_loss": None}
+
+
+@pytest.mark.parametrize("loss", WEIGHTS)
+def test_an_ignored_row_is_no_index_out_of_bounds(loss):
+    options = {WEIGHTS[loss]: jnp.ones(3)} if WEIGHTS[loss] else {}
+    step = jax.jit(jax.value_and_grad(lambda x, y: getattr(jaxloss, loss)(x, y, **options)))
+    error, _ = checkify.checkify(step, errors=checkify.index_checks)(jnp.asarray(X), jnp.asarray(Y).at[0].set(-100))
+    assert error.get() is None
 
 
 @pytest.mark.parametrize("loss", SOFT, ids=lambda f: f.__name__)
