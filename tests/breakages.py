@@ -84,7 +84,6 @@ BREAKAGES = [
     ("_numerics.py", "weight * jnp.where(weight == 0, 0, size)", "weight * size", "bce"),
     ("_numerics.py", "jnp.where(primals[0] > 0, -1, 1)", "-jnp.sign(primals[0])", "softplus_and"),
     ("_numerics.py", "lost = (1 - u) + x", "lost = x - (u - 1)", "tiny_logarithmic"),
-    ("_numerics.py", "terms = 7 if", "terms = 5 if", "softplus_and"),
     ("_reduce.py", "loss.reshape(*before, parts,", "(loss / 2).reshape(*before, parts,", "in_a_loop"),
     ("_reduce.py", "parts = math.gcd(most,", "parts = most + 0 * math.gcd(most,", "in_a_loop"),
     ("_reduce.py", "keep is share is None", "keep is None", "weight"),
