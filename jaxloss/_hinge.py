@@ -12,7 +12,7 @@ from jax import lax
 from . import _check, _labels
 from ._devices import alone
 from ._numerics import again, at_least_float32, one_hot, pick, positive_part, upcast
-from ._reduce import MANY, reduce
+from ._reduce import are_many, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -307,7 +307,7 @@ def _best_other(x: Array, right: Array, axis: int, counted: bool) -> tuple[Array
 
     if not alone():
         return simply(others)
-    on_cpu = simply if parts == 1 or others.size < MANY else by_parts
+    on_cpu = by_parts if parts > 1 and are_many(others) else simply
     found: tuple[Array, Array] = lax.platform_dependent(
         others, cpu=on_cpu, default=lambda x: _at_once(x, axis, counted)
     )

@@ -13,7 +13,7 @@ from ._devices import alone
 from ._types import Array, ArrayLike, Reduced
 
 REDUCTIONS = ("mean", "sum", "none", "sum_and_weight")
-MANY = 2**15  # from here on XLA adds up on a CPU by a library
+MANY = 2**15
 
 
 def reduce(
@@ -37,7 +37,7 @@ def reduce(
     total = sum_in_loop(loss) if in_loop else jnp.sum(loss)
     if reduction == "sum":
         return total
-    if reduction == "mean" and keep is share is None and _is_known(loss.size) and loss.size:
+    if reduction == "mean" and keep is share is None and is_known(loss.size) and loss.size:
         return total / float(loss.size)  # which `mean` makes of it, and faster compiled
     weight = denominator(total.dtype, loss.size, keep, share)
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
@@ -48,9 +48,14 @@ def better_in_loop(keep: Array | None, *arguments: ArrayLike) -> bool:
     return keep is not None or any(jnp.asarray(a).dtype.itemsize < 4 for a in arguments)
 
 
-def _is_known(size: int) -> bool:
+def is_known(size: int) -> bool:
     """Whether a program is traced for one size, and not, as `jax.export` can, for any."""
     return isinstance(size, int)
+
+
+def are_many(x: Array) -> bool:
+    """Whether there are so many entries, for sure, that XLA adds them up on a CPU by a library."""
+    return is_known(x.size) and x.size >= MANY
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -62,7 +67,7 @@ def sum_in_loop(loss: Array, axis: int | None = None) -> Array:
     logarithm of an exponential has no vector code there.
     """
     before, after = ((), loss.shape[1:][-1:]) if axis is None else (loss.shape[:axis], loss.shape[axis + 1 :])
-    if not _is_known(loss.size) or loss.size < MANY or not alone():
+    if not are_many(loss) or not alone():
         return jnp.sum(loss, axis)
     # More parts would be a loop in the loop, without vector code, once the arithmetic of each is long, as float64's is;
     # and what is left of a row would be short.
@@ -90,7 +95,7 @@ def denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | 
     if share is not None:
         return lax.stop_gradient(jnp.sum(_check.masked(share, keep), dtype=dtype))
     # A float32 sum of ones can stop growing at 2**24. Below it is exact, and compiles faster on a CPU than integers.
-    exact = _is_known(size) and size <= 2**24
+    exact = is_known(size) and size <= 2**24
     count = size if keep is None else jnp.sum(keep, dtype=dtype if exact else jnp.int32)
     return jnp.asarray(count, dtype)
 

@@ -53,7 +53,7 @@ from ._numerics import (
     upcast,
     widened,
 )
-from ._reduce import reduce
+from ._reduce import is_known, reduce
 from ._types import Array, ArrayLike, KernelImplementation, Number, RowStatistics, Tree
 
 
@@ -330,6 +330,11 @@ def _read(classes: Classes, implementation: KernelImplementation, once: bool, x:
 MANY = 1000  # classes, from which on a kernel was measured
 
 
+def _may_have_kernels(x: Array) -> bool:
+    """Whether Triton is there, and `x` is one array of one size, as a kernel needs it."""
+    return bool(triton) and alone() and is_known(x.size)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 @partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _sums(
@@ -349,7 +354,7 @@ def _sums(
         implementation = "xla"
     if implementation == "pallas":
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
-    elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and triton and alone():
+    elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and _may_have_kernels(x):
         ways["cuda"] = partial(_by_kernel, False)
     if once and implementation != "pallas" and alone():
         ways["cpu"] = partial(_read_once if index is not None else _read_in_loop, axis)

@@ -186,7 +186,7 @@ def test_index_and_one_hot_targets_are_the_same(loss):
 
 @pytest.mark.parametrize(
     "loss",
-    [*SOFT, jaxloss.nll_loss, jaxloss.sparsemax_loss, jaxloss.multi_margin_loss, jaxloss.multiclass_hinge_loss],
+    [*SOFT, jaxloss.cross_entropy, jaxloss.nll_loss, jaxloss.multi_margin_loss, jaxloss.multiclass_hinge_loss],
     ids=lambda f: f.__name__,
 )
 def test_a_masked_row_of_nan_is_not_seen_by_debug_nans(loss):
