@@ -289,12 +289,12 @@ def _kullback_leibler_of_rows_jvp(
     # That p adds up to 1 is known: only the slope of p has to wait for a sum over the row.
     totals = [log_sum(z, axis) for z in primals]
     log_p, log_q = map(jnp.subtract, primals, totals)
-    value = added_in_loop(_kullback_leibler(log_p, log_q), axis)
+    value = added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q)
     log_p, log_q = map(jnp.subtract, afresh(*primals, shared_by_cpu=True), totals)
     (dp, dq), p = tangents, jnp.exp(log_p)
     surplus = jnp.maximum(log_p, np.finfo(p.dtype).min) - log_q
-    of_p = 0 if isinstance(dp, SymbolicZero) else times(p, surplus - jnp.expand_dims(value, axis))
-    return value, jnp.sum(change(jnp.zeros_like(p), (of_p, dp), (jnp.exp(log_q) - p, dq)), axis)
+    of_p = 0 if isinstance(dp, SymbolicZero) else times(p, surplus - value)
+    return jnp.squeeze(value, axis), jnp.sum(change(jnp.zeros_like(p), (of_p, dp), (jnp.exp(log_q) - p, dq)), axis)
 
 
 @jax.custom_jvp

@@ -13,7 +13,7 @@ five times the time; derivatives, which have to be written anyway, may have as m
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial, reduce
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -489,31 +489,69 @@ def _added(arrays: list[Array], axis: int) -> list[Array]:
     return sums
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def added_in_loop(x: Array, axis: int) -> Array:
-    """Σ x along `axis`, counted from the front, by one vectorised loop on a CPU that computes the entries as well.
+class Fold(NamedTuple):
+    """How two arrays of entries become one, and an array of them one along an axis."""
 
-    XLA's own sums end at a select and then read an array of finished entries.
+    start: float
+    join: Callable[[Array, Array], Array]
+    whole: Callable[[Array, int], Array]
+
+
+SUM = Fold(0, lambda a, b: a - (-b), jnp.sum)  # XLA does not recognise this addition, so that no library gets it
+MOST = Fold(-np.inf, lambda a, b: jnp.where(a > b, a, b), jnp.max)  # of numbers, NaN among them or not
+
+
+def in_loop(axis: int, folds: Sequence[Fold], entries: Callable[..., list[Array]], *arrays: Array) -> list[Array]:
+    """The `folds` of the `entries` along `axis`, which is kept, by one vectorised loop on a CPU.
+
+    It computes the entries as well: XLA's own sums end at a select and then read an array of finished ones. `entries`
+    are made of a part of the `arrays`, and of the number of its first place along the axis.
     """
-    size, last = x.shape[axis], axis == x.ndim - 1
-    # Of a long row its parts are added to each other first: a loop along vectors.
-    parts = next((n for n in range(10, 1, -1) if last and size % n == 0 and size >= 16 * n), 1)
+    size, last = arrays[0].shape[axis], axis == arrays[0].ndim - 1
+    # Of a long row its parts are joined first: a loop along vectors, if they are not so few that XLA unrolls it.
+    most = min(12, size // 16) if last else 1
+    parts = min(range(most, min(most, 5) - 1, -1), key=lambda n: size % n) if most > 1 else 1
+    even = size - size % parts
 
-    def loop(x: Array) -> Array:
-        split = x.reshape(*x.shape[:axis], parts, size // parts) if parts > 1 else x
-        # XLA does not recognise this addition, so that no library gets it.
-        found: Array = lax.reduce(split, np.zeros((), x.dtype), lambda a, b: a - (-b), (axis,))
-        return jnp.sum(found, axis) if parts > 1 else found
+    def among(first: int, end: int) -> list[Array]:
+        part = [a if a.shape[axis] == 1 else lax.slice_in_dim(a, first, end, axis=axis) for a in arrays]
+        return entries(first, *part)
 
+    heads = among(0, even)
+    if parts > 1:
+        heads = [x.reshape(*x.shape[:axis], parts, even // parts) for x in heads]
+    starts = [np.asarray(fold.start, x.dtype) for fold, x in zip(folds, heads, strict=True)]
+
+    def join(xs: list[Array], ys: list[Array]) -> list[Array]:
+        return [fold.join(x, y) for fold, x, y in zip(folds, xs, ys, strict=True)]
+
+    found: list[Array] = lax.reduce(heads, starts, join, (axis,))
+    if parts > 1:
+        found = [fold.whole(x, axis) for fold, x in zip(folds, found, strict=True)]
+    if even < size:
+        found = join(found, [fold.whole(x, axis) for fold, x in zip(folds, among(even, size), strict=True)])
+    return [jnp.expand_dims(x, axis) for x in found]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def added_in_loop(entries: Callable[..., Array], axis: int, *arrays: Array) -> Array:
+    """Σ `entries` along `axis`, which is kept and counted from the front: `in_loop` on a CPU."""
     if not alone():
-        return jnp.sum(x, axis)
-    total: Array = lax.platform_dependent(x, cpu=loop, default=lambda x: jnp.sum(x, axis))
+        return jnp.sum(entries(0, *arrays), axis, keepdims=True)
+    total: Array = lax.platform_dependent(
+        *arrays,
+        cpu=lambda *arrays: in_loop(axis, [SUM], lambda *part: [entries(*part)], *arrays)[0],
+        default=lambda *arrays: jnp.sum(entries(0, *arrays), axis, keepdims=True),
+    )
     return total
 
 
 @added_in_loop.defjvp
-def _added_in_loop_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return added_in_loop(*primals, axis), jnp.sum(*tangents, axis)
+def _added_in_loop_jvp(
+    entries: Callable[..., Array], axis: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    change: Array = jax.jvp(partial(entries, 0), primals, tangents)[1]
+    return added_in_loop(entries, axis, *primals), jnp.sum(change, axis, keepdims=True)
 
 
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
@@ -728,17 +766,14 @@ def sum_around_less_one(z: Array, own: Array, index: Array, axis: int) -> Array:
     return by_row(axis, lambda others, own: others + jnp.expm1(own))(sum_without(z, index, axis), own)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def sum_without(z: Array, index: Array, axis: int) -> Array:
     """Σ exp(z) over all classes but `index`."""
-    return jnp.expand_dims(added_in_loop(jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis), axis)
 
+    def others(first: int, z: Array, index: Array) -> Array:
+        return jnp.where(one_hot(index - first, z, axis), 0, jnp.exp(z))
 
-@sum_without.defjvp
-def _sum_without_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (z, index), (dz, _) = primals, tangents
-    others = jnp.where(one_hot(index, z, axis), 0, jnp.exp(z))
-    return sum_without(z, index, axis), jnp.sum(others * dz, axis, keepdims=True)
+    total: Array = added_in_loop(others, axis, z, index)
+    return total
 
 
 @jax.custom_jvp

@@ -28,6 +28,8 @@ from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
     FEW,
+    MOST,
+    SUM,
     added_in_loop,
     again,
     are_few,
@@ -37,6 +39,7 @@ from ._numerics import (
     disguised,
     finite,
     for_any,
+    in_loop,
     joined,
     log1p,
     nearest,
@@ -138,18 +141,27 @@ def losses(
     """The loss of each row, 0 or finite in rows that do not count; what else is asked; and its sums.
 
     If the sums are `kept` for a derivative, a CPU takes the loss in a pass of its own: in one that finds them too it
-    would keep the shifted logits for both. If the loss is all that is wanted of the rows, a GPU reads them once.
+    would keep the shifted logits for both. If the loss is all that is wanted of the rows, a GPU reads them once, and a
+    CPU's library those that are short and have probabilities.
     """
-    sums = _read(classes, implementation, not statistics, x, terms)
+    value_only = value_only and not statistics
+    at_once = value_only and is_soft(terms) and x.shape[classes.axis] < LONG
+    sums = _read(classes, implementation, not (statistics or at_once), x, terms)
     apart = lax.optimization_barrier(sums) if kept else sums
-    loss = _costs(classes, implementation, value_only and not statistics, x, apart, terms)
+    loss = _costs(classes, implementation, value_only, at_once, x, apart, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _costs(
-    classes: Classes, implementation: KernelImplementation, value_only: bool, x: Array, sums: Sums, terms: Terms
+    classes: Classes,
+    implementation: KernelImplementation,
+    value_only: bool,
+    at_once: bool,
+    x: Array,
+    sums: Sums,
+    terms: Terms,
 ) -> Array:
     """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
     autodiff = implementation == "autodiff"
@@ -160,21 +172,21 @@ def _costs(
         on_gpu = _cost_of_few
     elif value_only and alone() and (is_soft(terms) or terms.uniform is not None):
         on_gpu = _cost_at_once
-    return _costs_by_platform(classes, None if implementation == "pallas" else on_gpu, x, sums, terms)
+    return _costs_by_platform(classes, None if implementation == "pallas" else on_gpu, at_once, x, sums, terms)
 
 
 def _cost_apart(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
     """Behind a barrier, or a CPU would spread out to all classes what it has selected for rows."""
-    return _masked_cost(classes, autodiff, times, reread(x), lax.optimization_barrier(sums), terms)
+    return _masked_cost(classes, autodiff, _dot, reread(x), lax.optimization_barrier(sums), terms)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _costs_by_platform(
-    classes: Classes, on_gpu: Callable[..., Array] | None, x: Array, sums: Sums, terms: Terms
+    classes: Classes, on_gpu: Callable[..., Array] | None, at_once: bool, x: Array, sums: Sums, terms: Terms
 ) -> Array:
     ways: dict[str, Any] = {"default": partial(_cost_apart, classes, False)}
-    if is_soft(terms) and alone():
-        ways = {"default": partial(_masked_cost, classes, False, times), "cpu": partial(_costs_with_care, classes)}
+    if at_once and alone():
+        ways = {"default": partial(_masked_cost, classes, False, _dot), "cpu": partial(_costs_with_care, classes)}
     if on_gpu is not None:
         ways |= dict.fromkeys(GPUS, partial(on_gpu, classes.axis))
     found: Array = lax.platform_dependent(x, sums, terms, **ways) if len(ways) > 1 else ways["default"](x, sums, terms)
@@ -185,12 +197,13 @@ def _costs_by_platform(
 def _costs_by_platform_jvp(
     classes: Classes,
     on_gpu: Callable[..., Array] | None,
+    at_once: bool,
     primals: tuple[Array, Sums, Terms],
     tangents: tuple[Any, Any, Any],
 ) -> tuple[Array, Array]:
     """That of plain operations: a loop of unknown length has no reverse mode."""
     change: Array = jax.jvp(partial(_cost_apart, classes, False), primals, tangents)[1]
-    return _costs_by_platform(classes, on_gpu, *primals), change
+    return _costs_by_platform(classes, on_gpu, at_once, *primals), change
 
 
 GPUS = "cuda", "rocm"
@@ -287,11 +300,11 @@ def _read_unmasked(terms: Terms) -> Terms:
 
 
 def _masked_cost(
-    classes: Classes, autodiff: bool, product: Callable[[Array, Array], Array], x: Array, sums: Sums, terms: Terms
+    classes: Classes, autodiff: bool, dot: Callable[[int, Array, Array], Array], x: Array, sums: Sums, terms: Terms
 ) -> Array:
     given = terms if autodiff else _read_unmasked(terms)
     z, own = _shifted(classes, x, sums, given)
-    return _check.masked(_cost(classes, z, own, sums, given, product), terms.keep)
+    return _check.masked(_cost(classes, z, own, sums, given, dot), terms.keep)
 
 
 def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Array:
@@ -300,11 +313,11 @@ def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Ar
     def with_care(found: tuple[Array, Array]) -> tuple[Array, Array]:
         y, lost = lax.optimization_barrier((x, found[0]))
         again = Sums(*_plain(classes, _logits(classes.axis, y, _read_unmasked(terms)), None))
-        return jnp.zeros_like(lost), _masked_cost(classes, False, times, y, again, terms)
+        return jnp.zeros_like(lost), _masked_cost(classes, False, _dot, y, again, terms)
 
     # Read for this alone: what another pass reads too would be kept widened for both.
     x_, target = lax.optimization_barrier((x, terms.target))
-    loss = _masked_cost(classes, False, jnp.multiply, x_, sums, terms._replace(target=target))
+    loss = _masked_cost(classes, False, _careless_dot, x_, sums, terms._replace(target=target))
     lost = for_any(jnp.isnan(jnp.sum(loss * 0)))
     return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
 
@@ -324,10 +337,12 @@ def _read(classes: Classes, implementation: KernelImplementation, once: bool, x:
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
     y = _logits(classes.axis, x, terms) if changed else x
-    return Sums(*_sums(implementation, classes.axis, once and index is not None, y, index, terms.keep))
+    return Sums(*_sums(implementation, classes.axis, once, y, index, terms.keep))
 
 
 MANY = 1000  # classes, from which on a kernel was measured
+LONG = 2000  # and from which on a CPU is the faster for one reading
+SOME = 128  # classes that it starts from
 
 
 def _may_have_kernels(x: Array) -> bool:
@@ -342,8 +357,7 @@ def _sums(
 ) -> tuple[Array, Array]:
     """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order.
 
-    The first of them is the largest logit on every platform, unless rows with an index may be read `once`. Rows without
-    may be read in a loop then.
+    The first of them is the largest logit on every platform, unless rows with an index may be read `once`.
     """
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
     if are_few(x, axis):
@@ -357,7 +371,12 @@ def _sums(
     elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and _may_have_kernels(x):
         ways["cuda"] = partial(_by_kernel, False)
     if once and implementation != "pallas" and alone():
-        ways["cpu"] = partial(_read_once if index is not None else _read_in_loop, axis)
+        if index is not None:
+            ways["cpu"] = partial(_read_once, axis)
+        elif axis == x.ndim - 1 and x.shape[axis] >= LONG:
+            ways["cpu"] = partial(_read_from_some, axis)
+        elif x.dtype.itemsize < 4:
+            ways["cpu"] = partial(_read_in_loop, axis)
     found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
     top, log_total = (_check.masked(a, keep) for a in found)
     return top, log_total
@@ -365,7 +384,7 @@ def _sums(
 
 def row_sums(x: Array, axis: int, keep: Array | None = None, implementation: KernelImplementation = "auto") -> Sums:
     """What any function of rows alone needs of them; `keep`, with `axis` kept, says which may be read."""
-    return Sums(*_sums(implementation, axis, x.dtype.itemsize < 4, x, None, keep))
+    return Sums(*_sums(implementation, axis, True, x, None, keep))
 
 
 def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
@@ -407,7 +426,31 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
 def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
     """`_plain` of narrow logits on a CPU, which widens them faster in a loop than in the pass of a sum."""
     z, top = shift(x, axis)
-    return top, jnp.expand_dims(log1p(added_in_loop(jnp.exp(z), axis) - 1), axis)
+    total = added_in_loop(lambda first, z: jnp.exp(z), axis, z)
+    return top, by_row(axis, log1p)(total - 1)
+
+
+def _read_from_some(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
+    """`_plain` of long rows on a CPU, in one reading that finds the maximum too: logits are taken from that of some.
+
+    Where another is so far above it that digits would be lost, and in the end the sum, all are read again.
+    """
+    some = shift(lax.slice_in_dim(x, 0, SOME, axis=axis), axis)[1]
+
+    def each(first: int, x: Array, some: Array) -> list[Array]:
+        return [upcast(x), jnp.exp(upcast(x) - some)]
+
+    most, total = in_loop(axis, [MOST, SUM], each, x, some)
+
+    def from_maximum(found: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        x_, far = lax.optimization_barrier((x, found[0]))  # or this would be moved ahead of the loop
+        z, top = shift(x_, axis)
+        return jnp.zeros_like(far), top, top, jnp.sum(jnp.exp(z), axis, keepdims=True)
+
+    far = for_any(~(jnp.max(_check.masked(total, keep), initial=0) < 1e13))
+    _, some, top, total = lax.while_loop(lambda found: found[0], from_maximum, (far, some, finite(most), total))
+    # The exponential of the largest is in the total as it is here: the quotient is 1 and what the others add.
+    return top, by_row(axis, lambda total, top, some: log1p(total / jnp.exp(top - some) - 1))(total, top, some)
 
 
 def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
@@ -467,26 +510,37 @@ def _surprise_jvp(
     return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)
 
 
+def _dot(axis: int, a: Array, b: Array) -> Array:
+    """Σ a b of rows, in which 0·inf is 0."""
+    found: Array = added_in_loop(lambda first, a, b: times(a, b), axis, a, b)
+    return found
+
+
+def _careless_dot(axis: int, a: Array, b: Array) -> Array:
+    return jnp.sum(a * b, axis, keepdims=True)
+
+
 def _cost(
     classes: Classes,
     z: Array,
     own: Array | None,
     sums: Sums,
     terms: Terms,
-    product: Callable[[Array, Array], Array] = times,
+    dot: Callable[[int, Array, Array], Array] = _dot,
 ) -> Array:
     """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several."""
     axis, log_total = classes.axis, sums.log_total
     if own is None:
-        loss = jnp.sum(product(_mixed(terms), log_total - z), axis, keepdims=True)
+        loss = dot(axis, _mixed(terms), log_total - z)
     else:
         loss = by_row(axis, lambda scale, of_all, own: times(scale, of_all - own))(
             terms.scale, classes.only_first(log_total), own
         )
         if terms.uniform is not None and terms.uniform.ndim == 0:
-            loss += times(terms.uniform, z.shape[axis] * log_total - jnp.sum(z, axis, keepdims=True))
+            total = added_in_loop(lambda first, z: z, axis, z)
+            loss += times(terms.uniform, z.shape[axis] * log_total - total)
         elif terms.uniform is not None:
-            loss += jnp.sum(times(terms.uniform, log_total - z), axis, keepdims=True)
+            loss += dot(axis, terms.uniform, log_total - z)
     return loss if terms.square is None else loss + classes.only_first(_z_loss(sums, terms))
 
 

@@ -246,7 +246,7 @@ BREAKAGES = [
     ("_classes.py", "jnp.where(z <= held, 0, z - held)", "z - held", "threshold_of_sparsemax"),
     ("_classes.py", "d * (d + x - h)", "d * d", "value_for and binary_sparsemax"),
     ("_classes.py", "jnp.where(d == 0, 0, d * (d + x - h))", "d * (d + x - h)", "binary_loss"),
-    ("_divergence.py", "surplus - jnp.expand_dims(value, axis)", "surplus", "distillation"),
+    ("_divergence.py", "surplus - value", "surplus", "distillation"),
     ("_divergence.py", "temperature * temperature * apart", "temperature * apart", "value_for and distillation"),
     (
         "_divergence.py",
@@ -356,14 +356,8 @@ BREAKAGES = [
     ("_numerics.py", "return sums if by == 1 else [sums[0] + sums[1]]", "return sums[:len(terms)]", "extreme"),
     (
         "_numerics.py",
-        "jnp.where(one_hot(index, z, axis), 0, jnp.exp(z)), axis), axis)",
-        "jnp.exp(z), axis), axis)",
-        "ce",
-    ),
-    (
-        "_numerics.py",
-        "others = jnp.where(one_hot(index, z, axis), 0, jnp.exp(z))",
-        "others = jnp.exp(z)",
+        "jnp.where(one_hot(index - first, z, axis), 0, jnp.exp(z))",
+        "jnp.exp(z)",
         "ce or confident or right_one",
     ),
     ("_numerics.py", "divide(da - quotient * db, b)", "divide(da + quotient * db, b)", "gaussian"),
@@ -437,6 +431,16 @@ BREAKAGES = [
     ("_rows.py", "others * jnp.exp(jnp.maximum(finite(own) - top, -30))", "total", "read_once"),
     ("_rows.py", "jnp.maximum(finite(own) - top, -30)", "finite(own) - top", "read_once"),
     ("_rows.py", "keep & (index >= 0)", "index >= 0", "masked_entries or ignored_rows"),
+    ("_rows.py", "total, keep), initial=0) < 1e13)", "total, keep), initial=0) < np.inf)", "long_row"),
+    ("_rows.py", "log1p(total / jnp.exp(top - some) - 1)", "log1p(total - 1)", "long_row"),
+    ("_numerics.py", "if even < size:", "if even < size - 99:", "whole_and_in_parts"),
+    ("_numerics.py", "one_hot(index - first, z, axis)", "one_hot(index, z, axis)", "leaves_the_right_one_out"),
+    (
+        "_numerics.py",
+        "lambda a, b: jnp.where(a > b, a, b)",
+        "lambda a, b: jnp.where(a > b, b, a)",
+        "in_parts or long_row",
+    ),
     ("_rows.py", "jnp.where(keep, x.shape[axis], 0)", "x.shape[axis]", "masked_entries and ce"),
     (
         "_rows.py",

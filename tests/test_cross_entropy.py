@@ -12,7 +12,7 @@ import quick
 from jax import export
 
 import jaxloss
-from jaxloss._numerics import added_in_loop, sum_without
+from jaxloss._numerics import MOST, SUM, added_in_loop, in_loop, sum_without
 
 
 def with_every_oddity(classes, dtype=jnp.float32, count=7):
@@ -105,27 +105,77 @@ def test_a_gpu_reads_rows_once(as_on_a_gpu, classes, dtype):
         np.testing.assert_allclose(dx[rows].astype(np.float32), exact[rows], **exactness)
 
 
-def test_the_sum_over_the_other_classes_leaves_the_right_one_out_whatever_its_index():
-    x = jnp.log(jnp.linspace(0.1, 1, 35).reshape(5, 7))
-    y = jnp.array([[-1], [0], [3], [6], [7]])  # the first and the last are no classes
+@pytest.mark.parametrize("classes", [7, 167])
+def test_the_sum_over_the_other_classes_leaves_the_right_one_out_whatever_its_index(classes):
+    x = jnp.log(jnp.linspace(0.1, 1, 5 * classes).reshape(5, classes))
+    y = jnp.array([[-1], [0], [3], [classes - 1], [classes]])  # the first and the last are no classes
     got, change = quick.jit(lambda x: jax.jvp(lambda x: sum_without(x, y, 1), (x,), (jnp.ones_like(x),)))(x)
-    others = np.where(np.arange(7) == np.asarray(y), 0, np.exp(x)).sum(1, keepdims=True)
-    np.testing.assert_allclose(got, others, rtol=1e-14)
-    np.testing.assert_allclose(change, others, rtol=1e-14)
+    others = np.where(np.arange(classes) == np.asarray(y), 0, np.exp(x)).sum(1, keepdims=True)
+    np.testing.assert_allclose(got, others, rtol=1e-13)
+    np.testing.assert_allclose(change, others, rtol=1e-13)
 
 
 @pytest.mark.parametrize(
-    ("shape", "axis"), [((3, 7), 1), ((3, 1000), 1), ((3, 1003), 1), ((1000, 3), 0), ((2, 9, 5), 1)]
+    ("shape", "axis"), [((3, 7), 1), ((3, 1000), 1), ((3, 1003), 1), ((3, 5039), 1), ((1000, 3), 0), ((2, 9, 5), 1)]
 )
 def test_rows_added_up_in_a_loop_whole_and_in_parts(shape, axis):
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape))
-    added = partial(added_in_loop, axis=axis)
-    got, change, each = quick.jit(lambda x: (*jax.jvp(added, (x,), (2 * x,)), jax.vmap(added)(jnp.stack([x, 3 * x]))))(
-        x
-    )
-    expected = np.asarray(x).sum(axis)
+
+    def added(x):
+        return added_in_loop(lambda first, x, by: x * (1 + by), axis, x, jnp.sum(0 * x, axis, keepdims=True))
+
+    def places(x):
+        def each(first, x):
+            place = first + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+            return [jnp.where(place == shape[axis] - 1, 9.0, x), place * x]
+
+        return in_loop(axis, [MOST, SUM], each, x)
+
+    got, change, each, (most, total) = quick.jit(
+        lambda x: (*jax.jvp(added, (x,), (2 * x,)), jax.vmap(added)(jnp.stack([x, 3 * x])), places(x))
+    )(x)
+    x = np.asarray(x)
+    expected = x.sum(axis, keepdims=True)
     for found, times in ((got, 1), (change, 2), (each[0], 1), (each[1], 3)):
         np.testing.assert_allclose(found, times * expected, rtol=1e-12)
+    assert (most == 9).all()
+    number = np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    np.testing.assert_allclose(total, (number * x).sum(axis, keepdims=True), rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("far", [0, 25, 40])
+def test_a_long_row_read_from_some_of_its_logits_is_the_row_read_from_its_maximum(dtype, far):
+    classes = 2003
+    x = np.random.default_rng(far).normal(size=(9, classes)) * 3
+    x[:, 700] += far
+    x[3, 2002] = 20  # the last entry, which is in no part
+    if far == 40:
+        x[4, :200], x[5], x[6, 1500], x[7, 3], x[8, 2001] = -np.inf, -np.inf, np.inf, np.nan, np.nan
+    x = jnp.asarray(x).astype(dtype)
+    target = jax.nn.softmax(jnp.asarray(np.random.default_rng(1).normal(size=(9, classes))))
+
+    def both(x):
+        loss = partial(jaxloss.cross_entropy, reduction="sum", where=jnp.arange(9) < 5)
+        soft = (jax.value_and_grad(loss)(x[:, :], target.astype(dtype), implementation=i) for i in ("auto", "autodiff"))
+        every = [jaxloss.logsumexp, jaxloss.log_softmax, lambda x: jax.grad(lambda x: jaxloss.logsumexp(x).sum())(x)]
+        peers = [lambda x: jax.nn.logsumexp(x, -1), jax.nn.log_softmax, jax.nn.softmax]
+        rows = [(f(x), g(x.astype(jnp.float64))) for f, g in zip(every, peers, strict=True)]
+        return *rows, tuple(soft)
+
+    (lse, log_p, p, soft), several = quick.jit(lambda x: (both(x), jax.vmap(both)(jnp.stack([x, x / 2]))))(x)
+    exact = {jnp.float64: 1e-13, jnp.float32: 2e-6, jnp.bfloat16: 2e-6}[dtype]
+    known = np.arange(5)  # what follows from a row of infinities or NaN is held in test_edges
+    for (got, expected), at in zip(
+        (lse, several[0], log_p, several[1]), (..., ..., known, np.s_[:, known]), strict=True
+    ):
+        np.testing.assert_allclose(got[at], expected[at], rtol=exact, atol=exact)
+    rough = 5e-3 if dtype == jnp.bfloat16 else exact
+    for got, expected in ([a[known] for a in p], [a[:, known] for a in several[2]]):
+        np.testing.assert_allclose(got.astype(float), expected, rtol=rough, atol=rough)
+    for (value, slope), (expected, other) in (soft, several[3]):
+        np.testing.assert_allclose(value, expected, rtol=1e-5 if dtype != jnp.float64 else exact)
+        np.testing.assert_allclose(slope.astype(float), other.astype(float), rtol=rough, atol=rough)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
