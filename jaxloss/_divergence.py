@@ -60,7 +60,8 @@ def generalized_kl_div(
     """
     name = "generalized_kl_div"
     (x, t), keep, axis = _distributions(name, axis, where, input=input, target=target)
-    return reduce(name, jnp.sum(_generalized_kl(x, t), axis), reduction, keep)
+    total = added_in_loop(lambda first, *rows: _generalized_kl(*rows), axis, x, t)
+    return reduce(name, jnp.squeeze(total, axis), reduction, keep)
 
 
 @jax.custom_jvp
@@ -140,16 +141,17 @@ def _distributions(
     return _check.rows(name, _labels.class_axis(name, axis, first), where, integers=(), **values)
 
 
-def _kullback_leibler(log_p: Array, log_q: Array) -> Array:
+def _kullback_leibler(log_p: Array, log_q: Array, p: Array | None = None) -> Array:
     """p log(p/q) for each class, 0 where p is."""
-    return times(jnp.exp(log_p), jnp.maximum(log_p, np.finfo(log_p.dtype).min) - log_q)
+    p = jnp.exp(log_p) if p is None else p
+    return times(p, jnp.maximum(log_p, np.finfo(log_p.dtype).min) - log_q)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _jensen_shannon(p: Array, log_q: Array, beta: Array, axis: int, log_target: bool) -> Array:
     """The divergence of each row, of probabilities p or, if `log_target`, their logarithms."""
-    from_p, from_q = _from_mixture(p if log_target else log(p), log_q, beta)
-    return jnp.sum(beta * from_p + (1 - beta) * from_q, axis)
+    from_p, from_q = _from_mixture(p, log_q, beta, log_target)
+    return sum_in_loop(beta * from_p + (1 - beta) * from_q, axis)
 
 
 @partial(_jensen_shannon.defjvp, symbolic_zeros=True)
@@ -158,23 +160,23 @@ def _jensen_shannon_jvp(
 ) -> tuple[Array, Array]:
     # What the mixture changes adds up to 0, so that each slope is a term of the sum: a CPU keeps them for both.
     (p, log_q, beta), (dp, dq, dbeta) = primals, tangents
-    from_p, from_q = _from_mixture(p if log_target else log(p), log_q, beta)
+    from_p, from_q = _from_mixture(p, log_q, beta, log_target)
     terms = beta * from_p + (1 - beta) * from_q
     p, log_q = afresh(p, log_q, shared_by_cpu=True)
-    log_p = p if log_target else log(p)
-    from_p, from_q = _from_mixture(log_p, log_q, beta)
-    of_beta = from_p - from_q + jnp.exp(log_q) - jnp.exp(log_p)
+    from_p, from_q = _from_mixture(p, log_q, beta, log_target)
+    of_beta = from_p - from_q + jnp.exp(log_q) - (jnp.exp(p) if log_target else p)
     if not (log_target or isinstance(dp, SymbolicZero)):
         dp = jax.jvp(log, (p,), (dp,))[1]
     slope = change(terms, (beta * from_p, dp), ((1 - beta) * from_q, dq), (of_beta, dbeta))
     return sum_in_loop(terms, axis), jnp.sum(slope, axis)
 
 
-def _from_mixture(log_p: Array, log_q: Array, beta: Array) -> tuple[Array, Array]:
-    mixture = beta * jnp.exp(log_p) + (1 - beta) * jnp.exp(log_q)
+def _from_mixture(p: Array, log_q: Array, beta: Array, log_target: bool) -> tuple[Array, Array]:
+    log_p, p = (p, jnp.exp(p)) if log_target else (log(p), p)
+    mixture = beta * p + (1 - beta) * jnp.exp(log_q)
     # Held where its reciprocal can be squared, in second derivatives. What lies below adds nothing to the sum.
     log_mixture = jnp.log(jnp.maximum(mixture, np.finfo(mixture.dtype).tiny ** 0.5))
-    return _kullback_leibler(log_p, log_mixture), _kullback_leibler(log_q, log_mixture)
+    return _kullback_leibler(log_p, log_mixture, p), _kullback_leibler(log_q, log_mixture)
 
 
 def distillation_loss(
@@ -279,7 +281,7 @@ def _shifted(x: Array, temperature: Array, axis: int) -> Array:
 def _kullback_leibler_of_rows(z_p: Array, z_q: Array, axis: int) -> Array:
     """KL(p, q) of each row, from logits that are shifted."""
     log_p, log_q = (z - log_sum(z, axis) for z in (z_p, z_q))
-    return jnp.sum(_kullback_leibler(log_p, log_q), axis)
+    return jnp.squeeze(added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q), axis)
 
 
 @partial(_kullback_leibler_of_rows.defjvp, symbolic_zeros=True)
