@@ -204,7 +204,7 @@ def at_most(x: Array, bound: Number) -> Array:
 @jax.custom_jvp
 def times(a: Array, b: Array) -> Array:
     """a·b with 0·inf = 0, in the value and in both derivatives."""
-    return jnp.where((a == 0) & (b == b), 0, a * b)
+    return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
 
 
 @partial(times.defjvp, symbolic_zeros=True)
@@ -452,28 +452,22 @@ def _cosine_at_once(axis: int, eps: Number, *vectors: Array) -> list[Array]:
 
 
 def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
-    """The sum of each along `axis`, in one pass over all on a CPU.
+    """The sum of each along `axis`, `in_loop` over all on a CPU, if it has long vectors to add.
 
-    XLA makes a vectorised loop of several sums at once that add a few long vectors: the parts of a row, and for one sum
-    its even and its odd parts; or what lies behind the `axis`. One sum of what is not narrow is as fast without.
+    One sum of what is not narrow is as fast without.
     """
-    axis, last, by = axis % terms[0].ndim, terms[0].ndim - 1, 2 if len(terms) == 1 else 1
+    axis, last = axis % terms[0].ndim, terms[0].ndim - 1
     size, behind = terms[0].shape[axis], math.prod(terms[0].shape[axis + 1 :])
-    parts = next((parts for parts in (8, 7, 6, 5, 4) if size % (by * parts) == 0 and size >= 16 * by * parts), 1)
 
     def one_by_one(*terms: Array) -> list[Array]:
         return [jnp.sum(x, axis) for x in terms]
 
     def together(*terms: Array) -> list[Array]:
-        if axis != last:
-            return _added(list(terms), axis)
-        split = [jnp.reshape(x, (*x.shape[:-1], parts, by, size // (by * parts))) for x in terms]
-        found = _added([x[..., i, :] for x in split for i in range(by)], last)
-        sums = [jnp.sum(x, -1) for x in found]
-        return sums if by == 1 else [sums[0] + sums[1]]
+        found = in_loop(axis, [SUM] * len(terms), lambda first, *terms: list(terms), *terms)
+        return [jnp.squeeze(x, axis) for x in found]
 
-    vectors = parts > 1 if axis == last else by == 1 and behind >= 16
-    if not vectors or is_split(terms[0], axis) or (by == 2 and not narrow):
+    vectors = size >= 48 if axis == last else behind >= 16
+    if not vectors or is_split(terms[0], axis) or (len(terms) == 1 and not narrow):
         return one_by_one(*terms)
     sums: list[Array] = lax.platform_dependent(*terms, cpu=together, default=one_by_one)
     return sums

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # file, line as it is, line as it must not be, tests that should notice
 BREAKAGES = [
-    ("_numerics.py", "bound = jnp.minimum(jnp.abs(a) * most, most) * most", "bound = most", "times or inf or bce"),
+    ("_numerics.py", "a * jnp.where((a == 0) & jnp.isinf(b), 0, b)", "a * b", "times or inf or bce"),
     ("_numerics.py", "isinstance(tangent, SymbolicZero)", "False", "bce or inf"),
     ("_hinge.py", "jnp.where(best == -jnp.inf, 0, 1 / ties)", "jnp.ones_like(best)", "scores_tie"),
     ("_hinge.py", "jnp.where(best == -jnp.inf, 0, 1 / ties)", "1 / ties", "infinities"),
@@ -353,7 +353,12 @@ BREAKAGES = [
     ("_numerics.py", "lax.select_n(index, *value)", "value[2]", "extreme"),
     ("_numerics.py", "above = length > eps", "above = length > -1", "equal or zero"),
     ("_numerics.py", "of_product - value * sum(map(divide, dfound, found))", "of_product", "cosine"),
-    ("_numerics.py", "return sums if by == 1 else [sums[0] + sums[1]]", "return sums[:len(terms)]", "extreme"),
+    (
+        "_numerics.py",
+        "[jnp.squeeze(x, axis) for x in found]",
+        "[jnp.squeeze(found[0], axis)] * len(found)",
+        "parts_that_need_not",
+    ),
     (
         "_numerics.py",
         "jnp.where(one_hot(index - first, z, axis), 0, jnp.exp(z))",

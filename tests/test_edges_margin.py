@@ -331,3 +331,21 @@ def test_the_mean_over_no_entries_has_no_slope():
     value, change = jax.jvp(lambda x: jaxloss.mse_loss(x, x), (x,), (x,))
     assert np.isnan(value)
     assert change == 0
+
+
+@pytest.mark.parametrize("size", [50, 129, 512])
+def test_sums_of_long_vectors_in_parts_that_need_not_divide_them(size):
+    a, b, c = np.random.default_rng(size).normal(size=(3, 6, size))
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    np.testing.assert_allclose(quick.jit(jaxloss.cosine_similarity)(a, b), cosine, rtol=1e-12)
+    near, far = np.linalg.norm(a - b + 1e-6, axis=1), np.linalg.norm(a - c + 1e-6, axis=1)
+    triplet = np.maximum(near - far + 1, 0).mean()
+    np.testing.assert_allclose(quick.jit(jaxloss.triplet_margin_loss)(a, b, c), triplet, rtol=1e-12)
+    right = np.arange(6) * 7 % size
+    excess = np.maximum(1 - a[np.arange(6), right, None] + a, 0)
+    excess[np.arange(6), right] = 0
+    value, slope = value_and_grad(jaxloss.multi_margin_loss, a, right)
+    np.testing.assert_allclose(value, (excess.sum(1) / size).mean(), rtol=1e-12)
+    pushed = (excess > 0) / (6 * size)
+    pushed[np.arange(6), right] = -pushed.sum(1)
+    np.testing.assert_allclose(slope, pushed, atol=1e-15)
