@@ -489,7 +489,7 @@ class Fold(NamedTuple):
 
 
 SUM = Fold(0, lambda a, b: a - (-b), jnp.sum)  # XLA does not recognise this addition, so that no library gets it
-MOST = Fold(-np.inf, lambda a, b: jnp.where(a > b, a, b), jnp.max)  # of numbers, NaN among them or not
+MOST = Fold(-np.inf, lambda a, b: jnp.where(a > b, a, b), jnp.max)  # a NaN may be lost
 
 
 def in_loop(axis: int, folds: Sequence[Fold], entries: Callable[..., list[Array]], *arrays: Array) -> list[Array]:
@@ -537,12 +537,21 @@ def added_in_loop(entries: Callable[..., Array], axis: int, *arrays: Array) -> A
     return total
 
 
-@added_in_loop.defjvp
+@partial(added_in_loop.defjvp, symbolic_zeros=True)
 def _added_in_loop_jvp(
-    entries: Callable[..., Array], axis: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    entries: Callable[..., Array], axis: int, primals: tuple[Array, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array]:
-    change: Array = jax.jvp(partial(entries, 0), primals, tangents)[1]
-    return added_in_loop(entries, axis, *primals), jnp.sum(change, axis, keepdims=True)
+    total: Array = added_in_loop(entries, axis, *primals)
+    moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+
+    def each(*moved: Array) -> Array:
+        arrays = dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))
+        return entries(0, *arrays.values())
+
+    if not moving:
+        return total, jnp.zeros_like(total)
+    change = jax.jvp(each, [primals[i] for i in moving], [tangents[i] for i in moving])[1]
+    return total, jnp.sum(change, axis, keepdims=True)
 
 
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:

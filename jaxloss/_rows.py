@@ -440,15 +440,14 @@ def _read_from_some(axis: int, x: Array, index: None, keep: Array | None) -> tup
     def each(first: int, x: Array, some: Array) -> list[Array]:
         return [upcast(x), jnp.exp(upcast(x) - some)]
 
-    most, total = in_loop(axis, [MOST, SUM], each, x, some)
+    def read(found: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+        x_, _, again, _, some, _ = lax.optimization_barrier((x, *found))
+        most, total = in_loop(axis, [MOST, SUM], each, x_, some)
+        more = for_any(~(jnp.max(_check.masked(total, keep), initial=0) < 1e13) & ~again)
+        return more, more, some, finite(most), total
 
-    def from_maximum(found: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        x_, far = lax.optimization_barrier((x, found[0]))  # or this would be moved ahead of the loop
-        z, top = shift(x_, axis)
-        return jnp.zeros_like(far), top, top, jnp.sum(jnp.exp(z), axis, keepdims=True)
-
-    far = for_any(~(jnp.max(_check.masked(total, keep), initial=0) < 1e13))
-    _, some, top, total = lax.while_loop(lambda found: found[0], from_maximum, (far, some, finite(most), total))
+    start = jnp.bool_(True), jnp.bool_(False), some, some, some
+    _, _, some, top, total = lax.while_loop(lambda found: found[0], read, start)
     # The exponential of the largest is in the total as it is here: the quotient is 1 and what the others add.
     return top, by_row(axis, lambda total, top, some: log1p(total / jnp.exp(top - some) - 1))(total, top, some)
 

@@ -303,6 +303,12 @@ def test_divergences_of_classes_that_nobody_has():
     chex.assert_tree_all_finite(by_logarithm[1])
 
 
+def test_forward_slopes_by_one_distribution_do_not_see_the_infinite_one_of_the_other():
+    log_q, t = jnp.array([[math.log(0.5), math.log(0.5), -INF]]), jnp.array([[0.25, 0.5, 0.25]])
+    _, change = jax.jvp(lambda x: jaxloss.generalized_kl_div(x, t), (log_q,), (jnp.ones((1, 3)),))
+    np.testing.assert_allclose(change, 0, atol=1e-15)
+
+
 def test_jensen_shannon_is_symmetric_bounded_and_ends_at_both_divergences():
     p, q = jax.nn.softmax(jnp.asarray(X)), jax.nn.softmax(jnp.asarray(X[::-1]))
     np.testing.assert_allclose(run(jaxloss.js_div, jnp.log(p), q), run(jaxloss.js_div, jnp.log(q), p), rtol=1e-12)
