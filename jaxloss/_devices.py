@@ -149,12 +149,19 @@ def vary_alike(tree: Tree, axis_name: AxisName | None = None) -> Tree:
     if axis_name is not None:
         axes |= varying_axes(lax.axis_index(axis_name))
 
-    def vary(x: Array) -> Array:
-        missing = () if x.dtype == bool else tuple(sorted(axes - varying_axes(x)))
-        varying: Array = lax.pcast(x, missing, to="varying") if missing else x
-        return varying
+    return jax.tree.map(lambda x: x if x.dtype == bool else _vary(x, axes), tree)
 
-    return jax.tree.map(vary, tree)
+
+def vary_as(tree: Tree, *others: Array | None) -> Tree:
+    """Arrays, masks too, that may differ along all axes along which some of the `others` may."""
+    axes = frozenset().union(*(varying_axes(x) for x in others if x is not None))
+    return jax.tree.map(lambda x: _vary(x, axes), tree)
+
+
+def _vary(x: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(sorted(axes - varying_axes(x)))
+    varying: Array = lax.pcast(x, missing, to="varying") if missing else x
+    return varying
 
 
 class Classes(NamedTuple):

@@ -722,6 +722,7 @@ def finite(x: Array) -> Array:
 
 
 def _top(x: Array, axis: int) -> Array:
+    x = upcast(x) if x.dtype.itemsize == 1 else x  # some have no infinity
     return jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf)
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _check, _labels
-from ._devices import Classes, alone, vary_alike
+from ._devices import Classes, alone, vary_alike, vary_as
 from ._kernels import triton
 from ._kernels.logsumexp import read_rows
 from ._numerics import (
@@ -446,7 +446,7 @@ def _read_from_some(axis: int, x: Array, index: None, keep: Array | None) -> tup
         more = for_any(~(jnp.max(_check.masked(total, keep), initial=0) < 1e13) & ~again)
         return more, more, some, finite(most), total
 
-    start = jnp.bool_(True), jnp.bool_(False), some, some, some
+    start = vary_as((jnp.bool_(True), jnp.bool_(False), some, some, some), x, keep)
     _, _, some, top, total = lax.while_loop(lambda found: found[0], read, start)
     # The exponential of the largest is in the total as it is here: the quotient is 1 and what the others add.
     return top, by_row(axis, lambda total, top, some: log1p(total / jnp.exp(top - some) - 1))(total, top, some)
@@ -458,6 +458,7 @@ def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | Non
     if apart is None:
         apart = jnp.full((*y.shape[:-1], 1), -1) if keep is None else jnp.where(keep, -1, classes)
     numbers = read_rows(y.reshape(-1, classes), apart.reshape(-1).astype(jnp.int32), interpret=interpret)
+    numbers = vary_as(numbers, y, apart)  # the results of a kernel have the type of what is the same on all devices
     top, others, at = (a.reshape(apart.shape) for a in numbers)
     total = others + (-1 if index is None else jnp.where(index < 0, -1, jnp.expm1(at)))
     return top, by_row(total.ndim - 1, log1p)(total)

@@ -60,8 +60,8 @@ def value_and_grad(case, **options):
     return of_all
 
 
-def close(got, expected):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12), got, expected)
+def close(got, expected, rtol=1e-10, atol=1e-12):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), got, expected)
 
 
 def gathered(program):
@@ -546,3 +546,36 @@ def test_the_examples_of_the_page_run():
     # With the weights the gradient of the sum, divided once.
     plain = jax.grad(lambda p: jaxloss.cross_entropy(names["logits"](p, names["x"]), names["y"]))(names["params"])
     np.testing.assert_allclose(names["exact"]["b"], plain["b"], atol=1e-6)
+
+
+MANY_CLASSES = {
+    "cross_entropy": jaxloss.cross_entropy,
+    "probabilities": lambda x, y: jaxloss.cross_entropy(x, jax.nn.one_hot(y, x.shape[1])),
+    "softmax_focal_loss": jaxloss.softmax_focal_loss,
+    "logsumexp": lambda x, y: jnp.mean(jaxloss.logsumexp(x)),
+    "log_softmax": lambda x, y: -jnp.mean(jaxloss.log_softmax(x)[:, 0]),
+    "ctc_loss_with_logits": lambda x, y: jaxloss.ctc_loss_with_logits(
+        x[:, None] * jnp.cos(jnp.arange(4.0))[:, None],
+        jnp.stack([y % 4 + 1, y % 3 + 1], 1),
+        jnp.full_like(y, 4),
+        jnp.full_like(y, 2),
+        batch_first=True,
+    ),
+}
+
+
+@pytest.mark.without_x64
+@pytest.mark.parametrize("classes", [1001, 2003])
+@pytest.mark.parametrize("loss", MANY_CLASSES.values(), ids=MANY_CLASSES)
+def test_sizes_and_dtypes_that_have_kernels_inside_shard_map(loss, classes):
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(8, classes)), jnp.float32), jnp.asarray(rng.integers(0, classes, 8))
+
+    def of_all(x, y):
+        return jax.lax.pmean(loss(x, y), "data")
+
+    over = jax.shard_map(of_all, mesh=mesh(data=4), in_specs=(P("data"), P("data")), out_specs=P())
+    got = quick.jit(jax.value_and_grad(over))(x, y)
+    close(got, quick.jit(jax.value_and_grad(loss))(x, y), rtol=1e-5, atol=1e-8)
+    for_cuda = jax.jit(jax.value_and_grad(over)).trace(x, y).lower(lowering_platforms=("cuda",))
+    assert "triton" in for_cuda.as_text()

@@ -446,6 +446,11 @@ def test_eight_bits(dtype):
         assert value.dtype == jnp.float64
         assert grad.dtype == dtype
     assert jaxloss.cross_entropy(x, 0).dtype == jnp.float32
+    exact = math.log(math.exp(0.5) + math.exp(2))
+    np.testing.assert_allclose(jaxloss.logsumexp(x), exact, rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.log_softmax(x), np.array([0.5, 2]) - exact, rtol=1e-6)
+    for target in (0, jnp.array([1.0, 0.0])):
+        np.testing.assert_allclose(jaxloss.cross_entropy(x, target), exact - 0.5, rtol=1e-6)
 
 
 @pytest.mark.without_x64

@@ -6,7 +6,6 @@ neighbours to its left, of which it has one less that is right after each frame.
 way while the states of this one are formed.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,11 +16,15 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from .. import _wide
+from .._devices import vary_as
 from .._types import Array
 from .._wide import Wide
 from . import triton
 
-_array: Callable[..., Any] = jax.ShapeDtypeStruct
+
+def _array(shape: tuple[int, ...], dtype: Any) -> Any:
+    return jax.eval_shape(partial(jnp.zeros, shape, dtype))  # inside `jax.shard_map` of a full type
+
 
 # A program's lanes share one multiprocessor's registers; beyond this many they spill.
 MOST_LANES = 4096
@@ -61,6 +64,8 @@ def both_ways(
         interpret=interpret,
         compiler_params=None if interpret else triton.CompilerParams(num_warps=_warps(lanes), num_stages=1),
     )(log_blank, log_labels.swapaxes(1, 2), skip.T, sizes)
+    # The results of a kernel have the type of what is the same on all devices.
+    found = vary_as(found, log_blank, log_labels, skip, sizes)
     rows = Wide(*found[:2]).map(lambda a: a[..., :slots].swapaxes(1, 2))
     ahead, behind = rows.map(lambda a: a[..., :count]), rows.map(lambda a: a[..., count:])
     return ahead, behind, Wide(*(a[:count] for a in found[2:4]))
