@@ -13,6 +13,8 @@ from jax import lax
 from . import _check, _labels
 from ._devices import is_split
 from ._numerics import (
+    FEW_PARTS,
+    added_in_loop,
     afresh,
     at_least_float32,
     by_itself,
@@ -27,7 +29,7 @@ from ._numerics import (
     times,
     upcast,
 )
-from ._reduce import reduce, sum_in_loop
+from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -229,7 +231,8 @@ def multilabel_soft_margin_loss(
     loss = softplus_mix(x, 1 - t, t)
     if weight is not None:
         loss = times(_labels.along(axis, x, _labels.per_class(name, weight, x.shape[axis], x.dtype)), loss)
-    return reduce(name, sum_in_loop(loss, axis) / x.shape[axis], reduction, keep)
+    total = added_in_loop(lambda first, loss: loss, axis, loss, most=FEW_PARTS)
+    return reduce(name, jnp.squeeze(total, axis) / x.shape[axis], reduction, keep)
 
 
 def multi_margin_loss(

@@ -492,7 +492,13 @@ SUM = Fold(0, lambda a, b: a - (-b), jnp.sum)  # XLA does not recognise this add
 MOST = Fold(-np.inf, lambda a, b: jnp.where(a > b, a, b), jnp.max)  # a NaN may be lost
 
 
-def in_loop(axis: int, folds: Sequence[Fold], entries: Callable[..., list[Array]], *arrays: Array) -> list[Array]:
+PARTS = 12  # of a row; more gain nothing
+FEW_PARTS = 2  # where the arithmetic of an entry is long: more would be a loop in the loop, without vector code
+
+
+def in_loop(
+    axis: int, folds: Sequence[Fold], entries: Callable[..., list[Array]], *arrays: Array, most: int = PARTS
+) -> list[Array]:
     """The `folds` of the `entries` along `axis`, which is kept, by one vectorised loop on a CPU.
 
     It computes the entries as well: XLA's own sums end at a select and then read an array of finished ones. `entries`
@@ -500,7 +506,7 @@ def in_loop(axis: int, folds: Sequence[Fold], entries: Callable[..., list[Array]
     """
     size, last = arrays[0].shape[axis], axis == arrays[0].ndim - 1
     # Of a long row its parts are joined first: a loop along vectors, if they are not so few that XLA unrolls it.
-    most = min(12, size // 16) if last else 1
+    most = min(most, size // 16) if last else 1
     parts = min(range(most, min(most, 5) - 1, -1), key=lambda n: size % n) if most > 1 else 1
     even = size - size % parts
 
@@ -524,24 +530,29 @@ def in_loop(axis: int, folds: Sequence[Fold], entries: Callable[..., list[Array]
     return [jnp.expand_dims(x, axis) for x in found]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def added_in_loop(entries: Callable[..., Array], axis: int, *arrays: Array) -> Array:
+def added_in_loop(entries: Callable[..., Array], axis: int, *arrays: Array, most: int = PARTS) -> Array:
     """Σ `entries` along `axis`, which is kept and counted from the front: `in_loop` on a CPU."""
+    total: Array = _added_in_loop(entries, axis, most, *arrays)
+    return total
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _added_in_loop(entries: Callable[..., Array], axis: int, most: int, *arrays: Array) -> Array:
     if not alone():
         return jnp.sum(entries(0, *arrays), axis, keepdims=True)
     total: Array = lax.platform_dependent(
         *arrays,
-        cpu=lambda *arrays: in_loop(axis, [SUM], lambda *part: [entries(*part)], *arrays)[0],
+        cpu=lambda *arrays: in_loop(axis, [SUM], lambda *part: [entries(*part)], *arrays, most=most)[0],
         default=lambda *arrays: jnp.sum(entries(0, *arrays), axis, keepdims=True),
     )
     return total
 
 
-@partial(added_in_loop.defjvp, symbolic_zeros=True)
+@partial(_added_in_loop.defjvp, symbolic_zeros=True)
 def _added_in_loop_jvp(
-    entries: Callable[..., Array], axis: int, primals: tuple[Array, ...], tangents: tuple[Any, ...]
+    entries: Callable[..., Array], axis: int, most: int, primals: tuple[Array, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array]:
-    total: Array = added_in_loop(entries, axis, *primals)
+    total: Array = _added_in_loop(entries, axis, most, *primals)
     moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
 
     def each(*moved: Array) -> Array:
@@ -773,8 +784,7 @@ def sum_without(z: Array, index: Array, axis: int) -> Array:
     def others(first: int, z: Array, index: Array) -> Array:
         return jnp.where(one_hot(index - first, z, axis), 0, jnp.exp(z))
 
-    total: Array = added_in_loop(others, axis, z, index)
-    return total
+    return added_in_loop(others, axis, z, index)
 
 
 @jax.custom_jvp

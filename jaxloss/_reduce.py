@@ -1,7 +1,6 @@
 """The tail of each loss: zero where masked, then none, sum, mean or the pair that makes a mean exact."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -58,36 +57,37 @@ def are_many(x: Array) -> bool:
     return is_known(x.size) and x.size >= MANY
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def sum_in_loop(loss: Array, axis: int | None = None) -> Array:
-    """Σ loss by one vectorised loop on a CPU that computes the entries as well. `axis` is counted from the front.
+@jax.custom_jvp
+def sum_in_loop(loss: Array) -> Array:
+    """Σ loss by one vectorised loop on a CPU that computes the entries as well.
 
     A plain sum XLA leaves to a library, which takes the arithmetic in front of it one operation after the other, each
     over a tile in memory, and stops at a select. A loop keeps its numbers in registers and knows selects; only a
     logarithm of an exponential has no vector code there.
     """
-    before, after = ((), loss.shape[1:][-1:]) if axis is None else (loss.shape[:axis], loss.shape[axis + 1 :])
     if not are_many(loss) or not alone():
-        return jnp.sum(loss, axis)
-    # More parts would be a loop in the loop, without vector code, once the arithmetic of each is long, as float64's is;
-    # and what is left of a row would be short.
-    most = 4 if axis is None and loss.dtype.itemsize < 8 else 2
-    parts = math.gcd(most, loss.size // math.prod(before + after))
+        return jnp.sum(loss)
+    last = loss.shape[1:][-1:]
+    rows = loss.size // math.prod(last)
+    # More parts would be a loop in the loop, without vector code, once the arithmetic of each is long, as float64's is.
+    # Of an odd number of sums XLA gives none to a second core.
+    some = (4, 3, 5, 2) if loss.dtype.itemsize < 8 else (2, 3)
+    parts = next((n for by in (2, 1) for n in some if rows % (by * n) == 0), 1)
     if parts == 1:
-        return jnp.sum(loss, axis)
+        return jnp.sum(loss)
 
     def by_parts(loss: Array) -> Array:
         # XLA does not recognise this addition, so that the library gets a part of the numbers, when they are finished.
-        split = loss.reshape(*before, parts, -1, *after)
-        return jnp.sum(lax.reduce(split, np.zeros((), loss.dtype), lambda a, b: a - (-b), (len(before),)), axis)
+        split = loss.reshape(parts, -1, *last)
+        return jnp.sum(lax.reduce(split, np.zeros((), loss.dtype), lambda a, b: a - (-b), (0,)))
 
-    total: Array = lax.platform_dependent(loss, cpu=by_parts, default=lambda loss: jnp.sum(loss, axis))
+    total: Array = lax.platform_dependent(loss, cpu=by_parts, default=jnp.sum)
     return total
 
 
 @sum_in_loop.defjvp
-def _sum_in_loop_jvp(axis: int | None, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return sum_in_loop(*primals, axis), jnp.sum(*tangents, axis)
+def _sum_in_loop_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return sum_in_loop(*primals), jnp.sum(*tangents)
 
 
 def denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None) -> Array:

@@ -512,8 +512,7 @@ def _surprise_jvp(
 
 def _dot(axis: int, a: Array, b: Array) -> Array:
     """Σ a b of rows, in which 0·inf is 0."""
-    found: Array = added_in_loop(lambda first, a, b: times(a, b), axis, a, b)
-    return found
+    return added_in_loop(lambda first, a, b: times(a, b), axis, a, b)
 
 
 def _careless_dot(axis: int, a: Array, b: Array) -> Array:

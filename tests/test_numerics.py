@@ -256,3 +256,14 @@ def test_the_edges_on_a_gpu(name, dtype, as_on_a_gpu):
         assert np.isfinite(slope.astype(float)).all()
         assert np.isfinite(curvature.astype(float)).all()
         assert (slope[1] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [40_000, 39_999, 40_002, 40_004, 40_010, 40_009])  # 4, 3, 3, 2, 5 parts, and one
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_a_sum_of_many_entries_counts_each_of_them_once(rows, dtype):
+    x = jnp.arange(rows, dtype=dtype) % 7
+    value, slope = quick.jit(jax.value_and_grad(lambda x: jaxloss.l1_loss(x, 0 * x, where=x >= 0, reduction="sum")))(x)
+    assert value == (np.arange(rows) % 7).sum()
+    np.testing.assert_array_equal(slope, np.sign(x))
+    pair = jnp.stack([x, x], 1)
+    assert jaxloss.l1_loss(pair, 0 * pair, where=pair >= 0, reduction="sum") == 2 * value
