@@ -59,7 +59,7 @@ def binary_cross_entropy(
     name = "binary_cross_entropy"
     p, t, keep = _check.pair(name, input, target, where)
     p, t = _check.as_given((p, t), _check.dtypes(name, input=input, target=target))
-    in_loop = better_in_loop(keep, input, target)
+    in_loop = better_in_loop(keep, input, target, weight=weight)
     return _weighted(name, _binary_cross_entropy(in_loop, p, t), weight, keep, reduction, in_loop=in_loop)
 
 

@@ -18,6 +18,7 @@ from ._numerics import (
     log_sum,
     pick_shifted,
     shift,
+    sum_of_rows,
     sums,
     times,
     upcast,
@@ -200,7 +201,7 @@ def _expected(cost: Callable[[Array], Array], rows: Rows) -> Array:
     if rows.indexed:
         return _spoilt(cost(surprise(rows.logits, target, rows.counted, axis)), rows)
     z, _ = shift(rows.logits, axis)
-    return jnp.sum(times(target, cost(log_sum(z, axis) - z)), axis)
+    return sum_of_rows(times(target, cost(log_sum(z, axis) - z)), axis)
 
 
 def _spoilt(loss: Array, rows: Rows) -> Array:
@@ -267,7 +268,7 @@ def sparsemax_loss(
         loss = _spoilt(conjugate - pick_shifted(logits, top, rows.target, axis) + 0.5, rows)
     else:
         q = rows.target
-        loss = jnp.sum(times(q, conjugate - z) + q * q / 2, axis)
+        loss = sum_of_rows(times(q, conjugate - z) + q * q / 2, axis)
     return reduce(name, loss, reduction, rows.keep)
 
 

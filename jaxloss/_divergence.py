@@ -9,7 +9,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from . import _check, _labels
-from ._numerics import FEW_PARTS, added_in_loop, afresh, change, log, log_sum, shift, times
+from ._numerics import added_in_loop, afresh, change, log, log_sum, shift, sum_of_rows, times
 from ._reduce import reduce
 from ._rows import surprise
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
@@ -151,7 +151,7 @@ def _kullback_leibler(log_p: Array, log_q: Array, p: Array | None = None) -> Arr
 def _jensen_shannon(p: Array, log_q: Array, beta: Array, axis: int, log_target: bool) -> Array:
     """The divergence of each row, of probabilities p or, if `log_target`, their logarithms."""
     from_p, from_q = _from_mixture(p, log_q, beta, log_target)
-    return _added(beta * from_p + (1 - beta) * from_q, axis)
+    return sum_of_rows(beta * from_p + (1 - beta) * from_q, axis)
 
 
 @partial(_jensen_shannon.defjvp, symbolic_zeros=True)
@@ -168,11 +168,7 @@ def _jensen_shannon_jvp(
     if not (log_target or isinstance(dp, SymbolicZero)):
         dp = jax.jvp(log, (p,), (dp,))[1]
     slope = change(terms, (beta * from_p, dp), ((1 - beta) * from_q, dq), (of_beta, dbeta))
-    return _added(terms, axis), jnp.sum(slope, axis)
-
-
-def _added(terms: Array, axis: int) -> Array:
-    return jnp.squeeze(added_in_loop(lambda first, x: x, axis, terms, most=FEW_PARTS), axis)
+    return sum_of_rows(terms, axis), jnp.sum(slope, axis)
 
 
 def _from_mixture(p: Array, log_q: Array, beta: Array, log_target: bool) -> tuple[Array, Array]:

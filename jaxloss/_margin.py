@@ -13,8 +13,6 @@ from jax import lax
 from . import _check, _labels
 from ._devices import is_split
 from ._numerics import (
-    FEW_PARTS,
-    added_in_loop,
     afresh,
     at_least_float32,
     by_itself,
@@ -24,6 +22,7 @@ from ._numerics import (
     positive_part,
     softplus,
     softplus_mix,
+    sum_of_rows,
     sums,
     taken,
     times,
@@ -231,8 +230,7 @@ def multilabel_soft_margin_loss(
     loss = softplus_mix(x, 1 - t, t)
     if weight is not None:
         loss = times(_labels.along(axis, x, _labels.per_class(name, weight, x.shape[axis], x.dtype)), loss)
-    total = added_in_loop(lambda first, loss: loss, axis, loss, most=FEW_PARTS)
-    return reduce(name, jnp.squeeze(total, axis) / x.shape[axis], reduction, keep)
+    return reduce(name, sum_of_rows(loss, axis) / x.shape[axis], reduction, keep)
 
 
 def multi_margin_loss(

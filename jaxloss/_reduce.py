@@ -42,9 +42,9 @@ def reduce(
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
 
 
-def better_in_loop(keep: Array | None, *arguments: ArrayLike) -> bool:
-    """Whether even a sum of squares is: with a mask, which is a select, or narrow numbers, which a library widens."""
-    return keep is not None or any(jnp.asarray(a).dtype.itemsize < 4 for a in arguments)
+def better_in_loop(keep: Array | None, *arguments: ArrayLike, weight: ArrayLike | None = None) -> bool:
+    """Whether even a sum of squares is: with the select of a mask or weight, or narrow numbers, which are widened."""
+    return keep is not None or weight is not None or any(jnp.asarray(a).dtype.itemsize < 4 for a in arguments)
 
 
 def is_known(size: int) -> bool:

@@ -57,7 +57,7 @@ def l1_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.l1_loss.html
     """
     x, t, keep = _check.pair("l1_loss", input, target, where, integer_target=True)
-    in_loop = better_in_loop(keep, input, target)
+    in_loop = better_in_loop(keep, input, target, weight=weight)
     return _weighted_mean("l1_loss", absolute(x - t), weight, keep, reduction, in_loop)
 
 
@@ -103,7 +103,7 @@ def mse_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.mse_loss.html
     """
     x, t, keep = _check.pair("mse_loss", input, target, where, integer_target=True)
-    in_loop = better_in_loop(keep, input, target)
+    in_loop = better_in_loop(keep, input, target, weight=weight)
     return _weighted_mean("mse_loss", jnp.square(x - t), weight, keep, reduction, in_loop)
 
 

@@ -145,23 +145,22 @@ def losses(
     CPU's library those that are short and have probabilities.
     """
     value_only = value_only and not statistics
-    at_once = value_only and is_soft(terms) and x.shape[classes.axis] < LONG
-    sums = _read(classes, implementation, not (statistics or at_once), x, terms)
+    by_library = _is_for_library(classes, value_only, x, terms)
+    sums = _read(classes, implementation, not (statistics or by_library), x, terms)
     apart = lax.optimization_barrier(sums) if kept else sums
-    loss = _costs(classes, implementation, value_only, at_once, x, apart, terms)
+    loss = _costs(classes, implementation, value_only, x, apart, terms)
     found = _statistics(classes, _shifted(classes, x, sums, terms)[0], sums, terms) if statistics else None
     return classes.of_parts(loss), found, sums
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))  # jax_debug_nans sees only what leaves, not the rows that do not count
+def _is_for_library(classes: Classes, value_only: bool, x: Array, terms: Terms) -> bool:
+    """Whether a CPU's library finds sums and loss of a row in one pass: they are short, and have probabilities."""
+    return value_only and is_soft(terms) and x.shape[classes.axis] < LONG
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _costs(
-    classes: Classes,
-    implementation: KernelImplementation,
-    value_only: bool,
-    at_once: bool,
-    x: Array,
-    sums: Sums,
-    terms: Terms,
+    classes: Classes, implementation: KernelImplementation, value_only: bool, x: Array, sums: Sums, terms: Terms
 ) -> Array:
     """The loss of each row, masked when it is added up: a select among logits would make an array of them on a CPU."""
     autodiff = implementation == "autodiff"
@@ -172,7 +171,8 @@ def _costs(
         on_gpu = _cost_of_few
     elif value_only and alone() and (is_soft(terms) or terms.uniform is not None):
         on_gpu = _cost_at_once
-    return _costs_by_platform(classes, None if implementation == "pallas" else on_gpu, at_once, x, sums, terms)
+    on_gpu = None if implementation == "pallas" else on_gpu
+    return _costs_by_platform(classes, on_gpu, _is_for_library(classes, value_only, x, terms), x, sums, terms)
 
 
 def _cost_apart(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
@@ -182,10 +182,10 @@ def _cost_apart(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: T
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _costs_by_platform(
-    classes: Classes, on_gpu: Callable[..., Array] | None, at_once: bool, x: Array, sums: Sums, terms: Terms
+    classes: Classes, on_gpu: Callable[..., Array] | None, by_library: bool, x: Array, sums: Sums, terms: Terms
 ) -> Array:
     ways: dict[str, Any] = {"default": partial(_cost_apart, classes, False)}
-    if at_once and alone():
+    if by_library and alone():
         ways = {"default": partial(_masked_cost, classes, False, _dot), "cpu": partial(_costs_with_care, classes)}
     if on_gpu is not None:
         ways |= dict.fromkeys(GPUS, partial(on_gpu, classes.axis))
@@ -197,13 +197,13 @@ def _costs_by_platform(
 def _costs_by_platform_jvp(
     classes: Classes,
     on_gpu: Callable[..., Array] | None,
-    at_once: bool,
+    by_library: bool,
     primals: tuple[Array, Sums, Terms],
     tangents: tuple[Any, Any, Any],
 ) -> tuple[Array, Array]:
     """That of plain operations: a loop of unknown length has no reverse mode."""
     change: Array = jax.jvp(partial(_cost_apart, classes, False), primals, tangents)[1]
-    return _costs_by_platform(classes, on_gpu, at_once, *primals), change
+    return _costs_by_platform(classes, on_gpu, by_library, *primals), change
 
 
 GPUS = "cuda", "rocm"
@@ -458,7 +458,6 @@ def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | Non
     if apart is None:
         apart = jnp.full((*y.shape[:-1], 1), -1) if keep is None else jnp.where(keep, -1, classes)
     numbers = read_rows(y.reshape(-1, classes), apart.reshape(-1).astype(jnp.int32), interpret=interpret)
-    numbers = vary_as(numbers, y, apart)  # the results of a kernel have the type of what is the same on all devices
     top, others, at = (a.reshape(apart.shape) for a in numbers)
     total = others + (-1 if index is None else jnp.where(index < 0, -1, jnp.expm1(at)))
     return top, by_row(total.ndim - 1, log1p)(total)

@@ -157,7 +157,7 @@ def test_a_long_row_read_from_some_of_its_logits_is_the_row_read_from_its_maximu
 
     def both(x):
         loss = partial(jaxloss.cross_entropy, reduction="sum", where=jnp.arange(9) < 5)
-        soft = (jax.value_and_grad(loss)(x[:, :], target.astype(dtype), implementation=i) for i in ("auto", "autodiff"))
+        soft = (jax.value_and_grad(loss)(x, target.astype(dtype), implementation=i) for i in ("auto", "autodiff"))
         every = [jaxloss.logsumexp, jaxloss.log_softmax, lambda x: jax.grad(lambda x: jaxloss.logsumexp(x).sum())(x)]
         peers = [lambda x: jax.nn.logsumexp(x, -1), jax.nn.log_softmax, jax.nn.softmax]
         rows = [(f(x), g(x.astype(jnp.float64))) for f, g in zip(every, peers, strict=True)]

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 
+from .._devices import vary_as
 from .._numerics import at_least_float32
 from .._types import Array
 from . import triton
@@ -38,7 +39,8 @@ def read_rows(x: Array, index: Array, *, interpret: bool) -> tuple[Array, Array,
         interpret=interpret,
         compiler_params=None if interpret else triton.CompilerParams(num_warps=warps, num_stages=2),
     )
-    top, others, at = call(x, index)
+    # The results of a kernel have the type of what is the same on all devices.
+    top, others, at = vary_as(call(x, index), x, index)
     return top, others, at
 
 
