@@ -178,6 +178,14 @@ def test_a_long_row_read_from_some_of_its_logits_is_the_row_read_from_its_maximu
         np.testing.assert_allclose(slope.astype(float), other.astype(float), rtol=rough, atol=rough)
 
 
+def test_one_long_sample_has_second_derivatives():
+    x, v = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2003)))
+    p, target = jax.nn.softmax(x), jax.nn.softmax(v)
+    for loss in (jaxloss.logsumexp, lambda x: jaxloss.cross_entropy(x, target)):
+        change = quick.jit(lambda x, v, loss=loss: jax.jvp(jax.grad(loss), (x,), (v,))[1])(x, v)
+        np.testing.assert_allclose(change, p * (v - p @ v), rtol=1e-9, atol=1e-17)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
 def test_a_row_read_once_is_the_row_read_from_its_maximum(dtype):
     x, y = with_every_oddity(2048, jnp.float64, count=12)

@@ -267,3 +267,4 @@ def test_a_sum_of_many_entries_counts_each_of_them_once(rows, dtype):
     np.testing.assert_array_equal(slope, np.sign(x))
     pair = jnp.stack([x, x], 1)
     assert jaxloss.l1_loss(pair, 0 * pair, where=pair >= 0, reduction="sum") == 2 * value
+    assert jaxloss.l1_loss(pair, 0 * pair, weight=jnp.full_like(pair, 0.5), reduction="sum") == value
