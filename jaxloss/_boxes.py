@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def box_iou_loss(
     """
     name = "box_iou_loss"
     loss, keep = _loss(name, _by_iou, boxes1, boxes2, eps, box_format, where)
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, loss, reduction, keep, in_loop=True)
 
 
 def generalized_box_iou_loss(
@@ -117,7 +117,7 @@ def generalized_box_iou_loss(
     """
     name = "generalized_box_iou_loss"
     loss, keep = _loss(name, _generalized, boxes1, boxes2, eps, box_format, where)
-    return reduce(name, loss, reduction, keep)
+    return reduce(name, loss, reduction, keep, in_loop=True)
 
 
 def distance_box_iou_loss(
@@ -259,29 +259,37 @@ def _loss(
     where: ArrayLike | None,
 ) -> tuple[Array, Array | None]:
     _check.choice(name, "box_format", box_format, ("xyxy", "yxyx", "xywh", "cxcywh"))
-    boxes, dtype, keep, _ = _check.rows_as_given(name, -1, where, boxes1=boxes1, boxes2=boxes2)
+    boxes, dtype, _, _ = _check.rows_as_given(name, -1, None, boxes1=boxes1, boxes2=boxes2)
+    keep = _check.mask(name, where, boxes[0].shape[:-1])
     if boxes[0].shape[-1] != 4:
         raise ValueError(f"{name}: `boxes1` must have four numbers on the last axis, got {boxes[0].shape}.")
     eps = jnp.asarray(_check.number(name, "eps", eps, dtype, low=0), dtype)
-    return _of_pairs(formula, box_format, *boxes, eps), keep
+    return _of_pairs(formula, box_format, keep, *boxes, eps), keep
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the boxes that are masked
+def _of_pairs(formula: Formula, box_format: str, keep: Array | None, *arrays: Array) -> Array:
+    found: Array = _of_masked_pairs(formula, box_format, keep, *arrays)
+    return found
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _of_pairs(formula: Formula, box_format: str, *arrays: Array) -> Array:
-    return formula(_pair(box_format, *arrays))
+def _of_masked_pairs(formula: Formula, box_format: str, keep: Array | None, *arrays: Array) -> Array:
+    return formula(_pair(box_format, keep, *arrays))
 
 
-@_of_pairs.defjvp
-def _of_pairs_jvp(
-    formula: Formula, box_format: str, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+@_of_masked_pairs.defjvp
+def _of_masked_pairs_jvp(
+    formula: Formula, box_format: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array]:
-    at = tuple(afresh(*primals, shared_by_cpu=True))
-    _, moved = jax.jvp(lambda *arrays: formula(_pair(box_format, *arrays)), at, tangents)
-    return _of_pairs(formula, box_format, *primals), moved
+    (keep, *arrays), (_, *darrays) = primals, tangents
+    at = tuple(afresh(*arrays, shared_by_cpu=True))
+    _, moved = jax.jvp(lambda *arrays: formula(_pair(box_format, keep, *arrays)), at, tuple(darrays))
+    return _of_masked_pairs(formula, box_format, *primals), moved
 
 
-def _pair(box_format: str, boxes1: Array, boxes2: Array, eps: Array) -> Pair:
-    a, b = (_corners(box, box_format, eps.dtype) for box in (boxes1, boxes2))
+def _pair(box_format: str, keep: Array | None, boxes1: Array, boxes2: Array, eps: Array) -> Pair:
+    a, b = (_corners(box, box_format, keep, eps.dtype) for box in (boxes1, boxes2))
     width, height = jnp.minimum(a.x2, b.x2) - jnp.maximum(a.x1, b.x1), jnp.minimum(a.y2, b.y2) - jnp.maximum(a.y1, b.y1)
     both = jnp.where((width > 0) & (height > 0), width * height, 0)
     union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - both
@@ -289,8 +297,8 @@ def _pair(box_format: str, boxes1: Array, boxes2: Array, eps: Array) -> Pair:
     return Pair(a, b, union, _ratio(both, union + eps), *around, eps)
 
 
-def _corners(box: Array, box_format: str, dtype: jnp.dtype) -> Box:
-    p, q, r, s = _columns(box, dtype)
+def _corners(box: Array, box_format: str, keep: Array | None, dtype: jnp.dtype) -> Box:
+    p, q, r, s = (_check.masked(column, keep) for column in _columns(box, dtype))
     if box_format in ("xyxy", "yxyx"):  # every loss here is the same with its axes exchanged
         return Box(p, q, r, s)
     if box_format == "xywh":

@@ -60,7 +60,7 @@ def generalized_kl_div(
     """
     name = "generalized_kl_div"
     (x, t), keep, axis = _distributions(name, axis, where, input=input, target=target)
-    total = added_in_loop(lambda first, *rows: _generalized_kl(*rows), axis, x, t)
+    total = added_in_loop(lambda first, *rows: _generalized_kl(*rows), axis, x, t, few=15)
     return reduce(name, jnp.squeeze(total, axis), reduction, keep)
 
 
@@ -281,7 +281,7 @@ def _shifted(x: Array, temperature: Array, axis: int) -> Array:
 def _kullback_leibler_of_rows(z_p: Array, z_q: Array, axis: int) -> Array:
     """KL(p, q) of each row, from logits that are shifted."""
     log_p, log_q = (z - log_sum(z, axis) for z in (z_p, z_q))
-    return jnp.squeeze(added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q), axis)
+    return jnp.squeeze(added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q, few=15), axis)
 
 
 @partial(_kullback_leibler_of_rows.defjvp, symbolic_zeros=True)
@@ -291,7 +291,7 @@ def _kullback_leibler_of_rows_jvp(
     # That p adds up to 1 is known: only the slope of p has to wait for a sum over the row.
     totals = [log_sum(z, axis) for z in primals]
     log_p, log_q = map(jnp.subtract, primals, totals)
-    value = added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q)
+    value = added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q, few=15)
     log_p, log_q = map(jnp.subtract, afresh(*primals, shared_by_cpu=True), totals)
     (dp, dq), p = tangents, jnp.exp(log_p)
     surplus = jnp.maximum(log_p, np.finfo(p.dtype).min) - log_q

@@ -7,7 +7,17 @@ from typing import NamedTuple, TypeAlias
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import TORCH_EPSILON, at_least_float32, cosine, lengths, norm, positive_part, smooth_cosine, widened
+from ._numerics import (
+    TORCH_EPSILON,
+    at_least_float32,
+    cosine,
+    lengths,
+    norm,
+    positive_part,
+    smooth_cosine,
+    together,
+    widened,
+)
 from ._reduce import reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -54,7 +64,8 @@ def pairwise_distance(
     name = "pairwise_distance"
     a, b = _pair(name, x1, x2)
     _check.flag(name, "keepdim", keepdim)
-    (distance,) = _sizes(_difference, _degree(name, p), _check.number(name, "eps", eps, _dtype(a, b)), a, b)
+    eps = _check.number(name, "eps", eps, _dtype(a, b))
+    (distance,) = _sizes(_difference, _degree(name, p), eps, None, *together(a, b))
     return distance[..., None] if keepdim else distance
 
 
@@ -73,10 +84,15 @@ def _difference(eps: Array, *points: Array) -> list[Array]:
     return [a - b + eps]
 
 
-def _sizes(vectors: Callable[..., list[Array]], p: float, eps: Number, *points: Array) -> list[Array]:
-    """The p-norms of `vectors(eps, *points)`."""
+def _sizes(
+    vectors: Callable[..., list[Array]], p: float, eps: Number, keep: Array | None, *points: Array
+) -> list[Array]:
+    """The p-norms of `vectors(eps, *points)`, of rows to `keep`."""
     eps = jnp.asarray(eps, _dtype(*points))
-    return lengths(vectors, -1, False, None, eps, *points) if p == 2 else [norm(v, p) for v in vectors(eps, *points)]
+    if p == 2:
+        found: list[Array] = lengths(vectors, -1, False, None, keep, eps, *points)
+        return found
+    return [norm(v, p) for v in vectors(eps, *_apart(keep, *points))]
 
 
 def _degree(name: str, p: float) -> float:
@@ -119,6 +135,7 @@ def cosine_similarity(x1: ArrayLike, x2: ArrayLike, *, axis: int = 1, eps: Numbe
     name = "cosine_similarity"
     a, b = _pair(name, x1, x2)
     axis = _check.one_axis(name, axis, a)
+    a, b = together(a, b)
     return cosine(a, b, axis, _check.number(name, "eps", eps, _dtype(a, b)))
 
 
@@ -168,15 +185,16 @@ def cosine_embedding_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.cosine_embedding_loss.html
     """
     name = "cosine_embedding_loss"
-    own = _check.dtypes(name, input1=input1, input2=input2)
-    (a, b), keep, _ = _check.rows(name, -1, where, input1=input1, input2=input2)
+    vectors, dtype, _, _ = _check.rows_as_given(name, -1, None, input1=input1, input2=input2)
+    keep = _check.mask(name, where, vectors[0].shape[:-1])
     y = _check.real(name, "target", target)
-    if y.shape != a.shape[:-1]:
+    if y.shape != vectors[0].shape[:-1]:
         raise ValueError(
-            f"{name}: `target` must have the shape of `input1` without its last axis, got {y.shape} for {a.shape}."
+            f"{name}: `target` must have the shape of `input1` without its last axis, "
+            f"got {y.shape} for {vectors[0].shape}."
         )
-    margin = _check.number(name, "margin", margin, a.dtype)
-    a, b = _check.as_given((a, b), own)
+    margin = _check.number(name, "margin", margin, dtype)
+    a, b = (_check.masked(x, None if keep is None else keep[..., None]) for x in together(*vectors))
     similarity = smooth_cosine(a, b, -1, TORCH_EPSILON)
     loss = jnp.where(y == 1, 1 - similarity, 0) + jnp.where(y == -1, positive_part(similarity - margin), 0)
     return reduce(name, loss, reduction, keep)
@@ -315,26 +333,31 @@ def _triplet(
     where: ArrayLike | None,
     reduction: str,
 ) -> Reduced:
-    own = _check.dtypes(name, anchor=anchor, positive=positive, negative=negative)
-    (a, p, n), keep, _ = _check.rows(name, -1, where, anchor=anchor, positive=positive, negative=negative)
-    if keep is not None:
-        # Three points apart: a distance of the user's own may have no derivative between equal ones.
-        p, n = (_check.masked(x, keep[..., None], harmless) for x, harmless in ((p, 1), (n, 2)))
-    margin = _check.number(name, "margin", margin, a.dtype, low=0, above=True)
+    points, dtype, _, _ = _check.rows_as_given(name, -1, None, anchor=anchor, positive=positive, negative=negative)
+    rows = points[0].shape[:-1]
+    keep = _check.mask(name, where, rows)
+    margin = _check.number(name, "margin", margin, dtype, low=0, above=True)
     _check.flag(name, "swap", swap)
     if isinstance(distance, _Norm):
-        sides, eps = (_three_sides if swap else _two_sides), _check.number(name, "eps", distance.eps, a.dtype)
-        distances = _sizes(sides, distance.degree, eps, *_check.as_given((a, p, n), own))
+        sides, eps = (_three_sides if swap else _two_sides), _check.number(name, "eps", distance.eps, dtype)
+        distances = _sizes(sides, distance.degree, eps, keep, *together(*points))
     else:
+        a, p, n = (x.astype(dtype) for x in _apart(keep, *points))
         distances = [distance(a, p), distance(a, n), *([distance(p, n)] if swap else [])]
-        if distances[0].shape != a.shape[:-1]:
+        if distances[0].shape != rows:
             raise ValueError(
-                f"{name}: `distance_function` must return one distance for each vector, shape {a.shape[:-1]}, "
+                f"{name}: `distance_function` must return one distance for each vector, shape {rows}, "
                 f"got {distances[0].shape}."
             )
     to_positive, *to_negative = distances
     closest = jnp.minimum(*to_negative) if swap else to_negative[0]
     return reduce(name, positive_part(to_positive - closest + margin), reduction, keep)
+
+
+def _apart(keep: Array | None, *points: Array) -> list[Array]:
+    """Points that differ where they are masked: a distance may have no derivative between equal ones."""
+    kept = None if keep is None else keep[..., None]
+    return [_check.masked(x, kept, place) for place, x in enumerate(points)]
 
 
 def _two_sides(eps: Array, *points: Array) -> list[Array]:

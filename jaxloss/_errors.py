@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from . import _check
 from ._numerics import absolute, afresh, change, divide, log1p_in_loop, positive_part, twice_artanh
-from ._reduce import better_in_loop, reduce
+from ._reduce import are_thin, better_in_loop, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
 
@@ -146,16 +146,20 @@ def mean_squared_logarithmic_error(
     """
     name = "mean_squared_logarithmic_error"
     x, t, keep = _check.pair(name, input, target, where, integer_target=True)
-    return reduce(name, _squared_log_ratio(x, t), reduction, keep)
+    in_loop = keep is not None or are_thin(x)
+    return reduce(name, _squared_log_ratio(in_loop, x, t), reduction, keep, in_loop=in_loop)
 
 
-@jax.custom_jvp
-def _squared_log_ratio(x: Array, t: Array) -> Array:
-    return jnp.square(jnp.log1p(x) - jnp.log1p(t))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _squared_log_ratio(in_loop: bool, x: Array, t: Array) -> Array:
+    log = log1p_in_loop if in_loop else jnp.log1p
+    return jnp.square(log(x) - log(t))
 
 
 @partial(_squared_log_ratio.defjvp, symbolic_zeros=True)
-def _squared_log_ratio_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+def _squared_log_ratio_jvp(
+    in_loop: bool, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
     # Value and derivative share the difference, which is an array on a CPU: made by a loop, and read twice.
     (x, t), (dx, dt) = primals, tangents
     value = jnp.square(log1p_in_loop(x) - log1p_in_loop(t))

@@ -11,7 +11,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._devices import alone
-from ._numerics import again, at_least_float32, one_hot, pick, positive_part, upcast
+from ._numerics import again, are_few, at_least_float32, one_hot, pick, positive_part, upcast
 from ._reduce import are_many, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -305,12 +305,15 @@ def _best_other(x: Array, right: Array, axis: int, counted: bool) -> tuple[Array
     def by_parts(x: Array) -> tuple[Array, Array]:
         return _best_of_parts(x.reshape(*x.shape[:axis], parts, -1, *x.shape[axis + 1 :]), axis, counted)
 
+    def at_once(x: Array) -> tuple[Array, Array]:
+        return _at_once(x, axis, counted)
+
     if not alone():
         return simply(others)
+    if are_few(x, axis):
+        return at_once(others)
     on_cpu = by_parts if parts > 1 and are_many(others) else simply
-    found: tuple[Array, Array] = lax.platform_dependent(
-        others, cpu=on_cpu, default=lambda x: _at_once(x, axis, counted)
-    )
+    found: tuple[Array, Array] = lax.platform_dependent(others, cpu=on_cpu, default=at_once)
     return found
 
 

@@ -105,12 +105,53 @@ def _flipped_twice_jvp(bit: int, primals: tuple[Array], tangents: tuple[Array]) 
     return _flipped_twice(*primals, bit), tangents[0]
 
 
+@jax.custom_jvp
+def together(*arrays: Array) -> list[Array]:
+    """The same arrays, whose gradients a CPU computes in one loop.
+
+    XLA writes a loop for each array that leaves, and each reads all that it needs; only a reduction may leave several.
+    """
+    return list(arrays)
+
+
+@partial(together.defjvp, symbolic_zeros=True)
+def _together_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[list[Array], list[Any]]:
+    moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+    # The identity, as the one linear function that takes a transpose of our own in both modes and under vmap.
+    moved = lax.custom_linear_solve(
+        lambda x: x, [tangents[i] for i in moving], lambda _, x: x, lambda _, x: _left_by_one_loop(x)
+    )
+    found = dict(enumerate(tangents)) | dict(zip(moving, moved, strict=True))
+    return together(*primals), list(found.values())
+
+
+def _left_by_one_loop(arrays: list[Array]) -> list[Array]:
+    """The arrays, as the sums of each and nothing."""
+    alike = len({(x.shape, x.dtype) for x in arrays}) == 1 and arrays[0].dtype.itemsize >= 4
+    if len(arrays) < 2 or not alike or not alone():
+        return arrays
+
+    def with_nothing(x: Array) -> Array:
+        both = jnp.broadcast_to(x, (2, *x.shape))
+        return jnp.where(lax.broadcasted_iota(jnp.int32, both.shape, 0) == 0, both, -0.0)
+
+    def on_cpu(*arrays: Array) -> list[Array]:
+        nothing = [np.array(-0.0, x.dtype) for x in arrays]
+        found: list[Array] = lax.reduce(
+            [with_nothing(x) for x in arrays], nothing, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (0,)
+        )
+        return found
+
+    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=lambda *arrays: list(arrays))
+    return found
+
+
 @jax.custom_batching.custom_vmap
 def for_any(condition: Array) -> Array:
-    """`condition` of a loop, under vmap one for all samples: it goes on if any of them needs it.
+    """`condition` of a loop or branch, under vmap one for all samples: it is taken if any of them needs it.
 
-    A loop with a condition for each sample selects what it carries at each turn, and checkify refuses it. For a loop
-    that takes one turn or none a `lax.cond` would do, if it did not take both branches under vmap.
+    A loop with a condition for each sample selects what it carries at each turn, and checkify refuses it; of a
+    `lax.cond` both branches would be taken.
     """
     return condition
 
@@ -280,21 +321,28 @@ def _power(x: Array, p: float) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 @partial(jax.jit, static_argnums=(0, 1, 2))  # or each call outside of jit would compile both branches anew
-def lengths(vectors: Vectors, axis: int, cheap: bool, eps: Number | None, *arrays: Array) -> list[Array]:
-    """The lengths along `axis` of `vectors(*arrays)`, or `eps` where that is more.
+def lengths(
+    vectors: Vectors, axis: int, cheap: bool, eps: Number | None, keep: Array | None, *arrays: Array
+) -> list[Array]:
+    """The lengths along `axis` of `vectors(*arrays)`, or `eps` where that is more, and 1 of rows not to `keep`.
 
-    `arrays` come in their own dtypes. The vectors are made of them anew wherever they are needed: none is kept. If
-    beside the work that follows it is `cheap` to read them, a CPU does so twice rather than compile two ways.
+    `arrays` come in their own dtypes. The vectors are made of them anew wherever they are needed: none is kept, nor are
+    any masked. If beside the work that follows it is `cheap` to read them, a CPU does so twice rather than compile two
+    ways.
     """
+
+    def of_rows(length: Array) -> Array:
+        length = length if eps is None else jnp.maximum(length, eps)
+        return length if keep is None else jnp.where(keep, length, 1)
 
     def squared(*arrays: Array) -> tuple[list[Array], list[Array]]:
         narrow = any(x.dtype.itemsize < 4 for x in arrays)
         squares = sums([jnp.square(v) for v in vectors(*arrays)], axis, narrow)
-        found = [_at_least(jnp.sqrt(square), eps) for square in squares]
+        found = [of_rows(jnp.sqrt(square)) for square in squares]
         return found, found
 
     def found_by(way: Callable[..., list[Array]], *arrays: Array) -> list[Array]:
-        return [_at_least(length, eps) for length in way(vectors, axis, *arrays)]
+        return [of_rows(length) for length in way(vectors, axis, *arrays)]
 
     scaled, at_once = partial(found_by, _scaled_lengths), partial(found_by, _lengths_at_once)
     if not cheap:
@@ -303,26 +351,42 @@ def lengths(vectors: Vectors, axis: int, cheap: bool, eps: Number | None, *array
     return kept
 
 
-def _at_least(length: Array, eps: Number | None) -> Array:
-    return length if eps is None else jnp.maximum(length, eps)
-
-
 @lengths.defjvp
 def _lengths_jvp(
-    vectors: Vectors, axis: int, cheap: bool, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    vectors: Vectors, axis: int, cheap: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[list[Array], list[Array]]:
-    (eps, *arrays), (deps, *darrays) = primals, tangents
-    found = lengths(vectors, axis, cheap, eps, *arrays)
-    at, moved = jax.jvp(vectors, tuple(again(*arrays)), tuple(darrays))
+    (eps, keep, *arrays), (deps, _, *darrays) = primals, tangents
+    found = lengths(vectors, axis, cheap, eps, keep, *arrays)
     least = (0, 0) if eps is None else (eps, deps)
-    return found, [_change_of_length(*each, *least, axis) for each in zip(found, at, moved, strict=True)]
+    return found, _changes_of_lengths(vectors, axis, keep, *least, found, arrays, darrays)
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the rows that are masked
+def _changes_of_lengths(
+    vectors: Vectors,
+    axis: int,
+    keep: Array | None,
+    eps: Number,
+    deps: Number,
+    found: list[Array],
+    arrays: list[Array],
+    darrays: list[Array],
+) -> list[Array]:
+    if keep is not None:
+        kept = jnp.expand_dims(keep, axis)
+        darrays = [jnp.where(kept, d, 0) if d.ndim else d for d in darrays]
+    at, moved = jax.jvp(vectors, tuple(again(*arrays)), tuple(darrays))
+    changes = [_change_of_length(*each, eps, deps, axis) for each in zip(found, at, moved, strict=True)]
+    return changes if keep is None else [jnp.where(keep, change, 0) for change in changes]
 
 
 def _change_of_length(length: Array, x: Array, dx: Array, eps: Number, deps: Number, axis: int) -> Array:
     above = length > eps
-    above_, length_ = jnp.expand_dims(above, axis), jnp.expand_dims(length, axis)
-    # An eighth of both: the reciprocal of the largest lengths, by which XLA may multiply, is no normal number.
-    direction = divide(jnp.where(above_, x, 0) / 8, jnp.where(above_, length_, 8) / 8)
+    # The reciprocal of the largest lengths is no normal number: that of each, moved towards 1, is.
+    towards_1 = jnp.where(length > 1, 2.0**-32, 2.0**32).astype(length.dtype)
+    inverse = divide(jnp.ones_like(length), jnp.where(above, length * towards_1, 1))
+    above_, towards_1, inverse = (jnp.expand_dims(a, axis) for a in (above, towards_1, inverse))
+    direction = jnp.where(above_, x, 0) * towards_1 * inverse
     return jnp.sum(direction * dx, axis) + jnp.where(above, 0, deps)
 
 
@@ -388,7 +452,7 @@ def _of_any_size(
         farthest = jnp.maximum(reduce(jnp.maximum, sizes), 1 / reduce(jnp.minimum, sizes))
         # With that much room no square that matters has over- or underflowed.
         safe = jnp.max(farthest, initial=1) < float(np.finfo(farthest.dtype).max) ** 0.3
-        chosen: list[Array] = lax.cond(safe, lambda *arrays: found, scaled, *arrays)
+        chosen: list[Array] = lax.cond(for_any(~safe), scaled, lambda *arrays: found, *arrays)
         return chosen
 
     kept: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=at_once)
@@ -452,9 +516,9 @@ def _cosine_at_once(axis: int, eps: Number, *vectors: Array) -> list[Array]:
 
 
 def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
-    """The sum of each along `axis`, `in_loop` over all on a CPU, if it has long vectors to add.
+    """The sum of each along `axis`, `in_loop` over all on a CPU, if it has long vectors to add, or writes all out.
 
-    One sum of what is not narrow is as fast without.
+    One sum of what is long and not narrow is as fast without.
     """
     axis, last = axis % terms[0].ndim, terms[0].ndim - 1
     size, behind = terms[0].shape[axis], math.prod(terms[0].shape[axis + 1 :])
@@ -467,7 +531,8 @@ def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
         return [jnp.squeeze(x, axis) for x in found]
 
     vectors = size >= 48 if axis == last else behind >= 16
-    if not vectors or is_split(terms[0], axis) or (len(terms) == 1 and not narrow):
+    in_loop_faster = are_written_out(terms[0], axis) or (vectors and (narrow or len(terms) > 1))
+    if is_split(terms[0], axis) or not in_loop_faster:
         return one_by_one(*terms)
     sums: list[Array] = lax.platform_dependent(*terms, cpu=together, default=one_by_one)
     return sums
@@ -492,6 +557,8 @@ SUM = Fold(0, lambda a, b: a - (-b), jnp.sum)  # XLA does not recognise this add
 MOST = Fold(-np.inf, lambda a, b: jnp.where(a > b, a, b), jnp.max)  # a NaN may be lost
 
 
+FEW = 32  # classes, which a CPU's loop takes all at once, and a thread of a GPU
+WRITTEN_OUT = 24  # of them at the most, one after the other, with vector code for many rows at a time
 PARTS = 12  # of a row; more gain nothing
 FEW_PARTS = 2  # where the arithmetic of an entry is long: more would be a loop in the loop, without vector code
 
@@ -530,34 +597,49 @@ def in_loop(
     return [jnp.expand_dims(x, axis) for x in found]
 
 
-def added_in_loop(entries: Callable[..., Array], axis: int, *arrays: Array, most: int = PARTS) -> Array:
-    """Σ `entries` along `axis`, which is kept and counted from the front: `in_loop` on a CPU."""
-    total: Array = _added_in_loop(entries, axis, most, *arrays)
+def added_in_loop(entries: Callable[..., Array], axis: int, *arrays: Array, most: int = PARTS, few: int = FEW) -> Array:
+    """Σ `entries` along `axis`, which is kept and counted from the front: `in_loop` on a CPU.
+
+    Of short rows XLA has vector code for as many entries as it writes out one after the other, `few` where the
+    arithmetic of each is long. A row of more, up to `FEW`, is finished in a loop of its own.
+    """
+    total: Array = _added_in_loop(entries, axis, most, few, *arrays)
     return total
 
 
 def sum_of_rows(x: Array, axis: int) -> Array:
     """Σ x along `axis`, of entries with long arithmetic, which a CPU's loop computes as well."""
-    return jnp.squeeze(added_in_loop(lambda first, x: x, axis, x, most=FEW_PARTS), axis)
+    return jnp.squeeze(added_in_loop(lambda first, x: x, axis, x, most=FEW_PARTS, few=8), axis)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _added_in_loop(entries: Callable[..., Array], axis: int, most: int, *arrays: Array) -> Array:
-    if not alone():
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _added_in_loop(entries: Callable[..., Array], axis: int, most: int, few: int, *arrays: Array) -> Array:
+    def default(*arrays: Array) -> Array:
         return jnp.sum(entries(0, *arrays), axis, keepdims=True)
-    total: Array = lax.platform_dependent(
-        *arrays,
-        cpu=lambda *arrays: in_loop(axis, [SUM], lambda *part: [entries(*part)], *arrays, most=most)[0],
-        default=lambda *arrays: jnp.sum(entries(0, *arrays), axis, keepdims=True),
-    )
+
+    def in_two(*arrays: Array) -> Array:
+        return jnp.sum(by_itself(entries(0, *arrays)), axis, keepdims=True)
+
+    def in_one(*arrays: Array) -> Array:
+        return in_loop(axis, [SUM], lambda *part: [entries(*part)], *arrays, most=most)[0]
+
+    if not alone():
+        return default(*arrays)
+    apart = axis == arrays[0].ndim - 1 and few < arrays[0].shape[axis] < FEW
+    total: Array = lax.platform_dependent(*arrays, cpu=in_two if apart else in_one, default=default)
     return total
 
 
 @partial(_added_in_loop.defjvp, symbolic_zeros=True)
 def _added_in_loop_jvp(
-    entries: Callable[..., Array], axis: int, most: int, primals: tuple[Array, ...], tangents: tuple[Any, ...]
+    entries: Callable[..., Array],
+    axis: int,
+    most: int,
+    few: int,
+    primals: tuple[Array, ...],
+    tangents: tuple[Any, ...],
 ) -> tuple[Array, Array]:
-    total: Array = _added_in_loop(entries, axis, most, *primals)
+    total: Array = _added_in_loop(entries, axis, most, few, *primals)
     moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
 
     def each(*moved: Array) -> Array:
@@ -572,7 +654,7 @@ def _added_in_loop_jvp(
 
 def unit(x: Array, axis: int = -1, eps: Number = 1e-8) -> Array:
     """Vectors divided by their length, or by `eps` if that is more; one of zeros stays, with a finite derivative."""
-    (length,) = lengths(widened, axis, True, eps, x)
+    (length,) = lengths(widened, axis, True, eps, None, x)
     return divide(x, jnp.expand_dims(length, axis))
 
 
@@ -721,13 +803,18 @@ def one_hot(index: Array, x: Array, axis: int) -> Array:
     return lax.broadcasted_iota(index.dtype, x.shape, axis) == index
 
 
-def shift(x: Array, axis: int, of_all: Callable[[Array], Array] = lambda top: top) -> tuple[Array, Array]:
+def shift(
+    x: Array, axis: int, of_all: Callable[[Array], Array] = lambda top: top, *, for_library: bool = False
+) -> tuple[Array, Array]:
     """(x - max, max) in at least float32, the maximum a constant to differentiation.
 
     A maximum that is infinite becomes the largest number: -inf - -inf would be NaN. `of_all` makes the maximum of what
-    is here that of all there is, where the axis is spread over devices.
+    is here that of all there is, where the axis is spread over devices. What is added up `for_library` code on a CPU
+    has its maximum from there too.
     """
-    top = finite(of_all(upcast(_top(x, axis))))  # before they are widened, which would be kept for both on a CPU
+    top = finite(
+        of_all(upcast(_top(x, axis, for_library)))
+    )  # before they are widened, which would be kept for both on a CPU
     return upcast(x) - top, top
 
 
@@ -737,9 +824,20 @@ def finite(x: Array) -> Array:
     return at_most(jnp.maximum(x, -most), most)
 
 
-def _top(x: Array, axis: int) -> Array:
+def _top(x: Array, axis: int, for_library: bool) -> Array:
+    """The largest entry. A CPU may lose a NaN, which then is found by what is added up."""
     x = upcast(x) if x.dtype.itemsize == 1 else x  # some have no infinity
-    return jnp.max(lax.stop_gradient(x), axis, keepdims=True, initial=-jnp.inf)
+    x = lax.stop_gradient(x)
+
+    def default(x: Array) -> Array:
+        return jnp.max(x, axis, keepdims=True, initial=-jnp.inf)
+
+    if for_library or not are_written_out(x, axis) or not alone():
+        return default(x)
+    top: Array = lax.platform_dependent(
+        x, cpu=lambda x: in_loop(axis, [MOST], lambda first, x: [x], x)[0], default=default
+    )
+    return top
 
 
 def by_row(axis: int, function: Callable[..., Array]) -> Callable[..., Array]:
@@ -761,7 +859,11 @@ def by_itself(rows: Array) -> Array:
 
 def log_sum(z: Array, axis: int) -> Array:
     """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
-    return by_row(axis, log1p)(jnp.sum(jnp.exp(z), axis, keepdims=True) - 1)
+    if are_written_out(z, axis):
+        total = added_in_loop(lambda first, z: jnp.exp(z), axis, z)
+    else:
+        total = jnp.sum(jnp.exp(z), axis, keepdims=True)
+    return by_row(axis, log1p)(total - 1)
 
 
 def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
@@ -785,11 +887,12 @@ def sum_around_less_one(z: Array, own: Array, index: Array, axis: int) -> Array:
 
 def sum_without(z: Array, index: Array, axis: int) -> Array:
     """Σ exp(z) over all classes but `index`."""
+    return added_in_loop(partial(others_of, axis), axis, z, index)
 
-    def others(first: int, z: Array, index: Array) -> Array:
-        return jnp.where(one_hot(index - first, z, axis), 0, jnp.exp(z))
 
-    return added_in_loop(others, axis, z, index)
+def others_of(axis: int, first: int, z: Array, index: Array) -> Array:
+    """exp(z) of classes from the `first` on, and 0 for the class `index`."""
+    return jnp.where(one_hot(index - first, z, axis), 0, jnp.exp(z))
 
 
 @jax.custom_jvp
@@ -827,12 +930,15 @@ def softmax(z: Array, log_total: Array) -> Array:
     return jnp.exp(z - jnp.where(log_total == -jnp.inf, 0, log_total))
 
 
-FEW = 32  # classes, which a CPU's loop takes all at once, and a thread of a GPU
-
-
 def are_few(x: Array, axis: int) -> bool:
     """Whether the classes on `axis` are, and all here."""
     return 0 < x.shape[axis] <= FEW and not is_split(x, axis)
+
+
+def are_written_out(x: Array, axis: int) -> bool:
+    """Whether XLA writes out the arithmetic of the entries on `axis` one after the other, for many rows at a time."""
+    size = x.shape[axis]
+    return axis == x.ndim - 1 and isinstance(size, int) and 0 < size <= WRITTEN_OUT and not is_split(x, axis)
 
 
 def of_one(x: Array) -> tuple[Array, Array]:

@@ -9,10 +9,12 @@ from jax import lax
 
 from . import _check
 from ._devices import alone
+from ._numerics import by_itself
 from ._types import Array, ArrayLike, Reduced
 
 REDUCTIONS = ("mean", "sum", "none", "sum_and_weight")
 MANY = 2**15
+THIN = 16
 
 
 def reduce(
@@ -32,19 +34,25 @@ def reduce(
     _check.choice(name, "reduction", reduction, REDUCTIONS)
     loss = _check.masked(loss, keep)
     if reduction == "none":
-        return loss
+        return _finished(loss) if in_loop else loss
     total = sum_in_loop(loss) if in_loop else jnp.sum(loss)
     if reduction == "sum":
         return total
     if reduction == "mean" and keep is share is None and is_known(loss.size) and loss.size:
         return total / float(loss.size)  # which `mean` makes of it, and faster compiled
-    weight = denominator(total.dtype, loss.size, keep, share)
+    weight = denominator(total.dtype, loss.size, keep, share, in_loop=in_loop)
     return (total, weight) if reduction == "sum_and_weight" else mean(total, weight)
 
 
 def better_in_loop(keep: Array | None, *arguments: ArrayLike, weight: ArrayLike | None = None) -> bool:
-    """Whether even a sum of squares is: with the select of a mask or weight, or narrow numbers, which are widened."""
-    return keep is not None or weight is not None or any(jnp.asarray(a).dtype.itemsize < 4 for a in arguments)
+    """Whether even a sum of squares is: with the select of a mask or weight, narrow numbers, or short rows."""
+    arrays = [jnp.asarray(a) for a in arguments]
+    return keep is not None or weight is not None or are_thin(arrays[0]) or any(a.dtype.itemsize < 4 for a in arrays)
+
+
+def are_thin(x: Array) -> bool:
+    """Whether the rows are so short that a library which takes them one by one is slow: it has x[:, None], say."""
+    return x.ndim > 1 and is_known(x.size) and x.shape[-1] < THIN
 
 
 def is_known(size: int) -> bool:
@@ -58,6 +66,21 @@ def are_many(x: Array) -> bool:
 
 
 @jax.custom_jvp
+def _finished(loss: Array) -> Array:
+    """The same entries, of which a sum that the caller may take starts from an array and not with their arithmetic.
+
+    That is `sum_in_loop` for a sum that is not ours: a CPU's library stops at the select.
+    """
+    finished: Array = lax.platform_dependent(loss, cpu=by_itself, default=lambda loss: loss)
+    return finished
+
+
+@_finished.defjvp
+def _finished_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _finished(*primals), tangents[0]
+
+
+@jax.custom_jvp
 def sum_in_loop(loss: Array) -> Array:
     """Σ loss by one vectorised loop on a CPU that computes the entries as well.
 
@@ -67,7 +90,7 @@ def sum_in_loop(loss: Array) -> Array:
     """
     if not are_many(loss) or not alone():
         return jnp.sum(loss)
-    last = loss.shape[1:][-1:]
+    last = () if are_thin(loss) else loss.shape[1:][-1:]
     rows = loss.size // math.prod(last)
     # More parts would be a loop in the loop, without vector code, once the arithmetic of each is long, as float64's is.
     # Of an odd number of sums XLA gives none to a second core.
@@ -90,13 +113,17 @@ def _sum_in_loop_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
     return sum_in_loop(*primals), jnp.sum(*tangents)
 
 
-def denominator(dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None) -> Array:
+def denominator(
+    dtype: jnp.dtype, size: int, keep: Array | None, share: Array | None, *, in_loop: bool = False
+) -> Array:
     """What the mean over `size` entries divides by, those that are masked left out. It carries no gradient."""
+    # Not `in_loop` what may be a constant: XLA knows what ones sum to only where it sees that they are added.
+    add = sum_in_loop if in_loop else jnp.sum
     if share is not None:
-        return lax.stop_gradient(jnp.sum(_check.masked(share, keep), dtype=dtype))
+        return lax.stop_gradient(add(_check.masked(share, keep).astype(dtype)))
     # A float32 sum of ones can stop growing at 2**24. Below it is exact, and compiles faster on a CPU than integers.
     exact = is_known(size) and size <= 2**24
-    count = size if keep is None else jnp.sum(keep, dtype=dtype if exact else jnp.int32)
+    count = size if keep is None else add(keep.astype(dtype if exact else jnp.int32))
     return jnp.asarray(count, dtype)
 
 

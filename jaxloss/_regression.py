@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _check
 from ._devices import broadcast_like
-from ._numerics import absolute, afresh, change, clamp, divide, exp, positive_part, times, xlogy
+from ._numerics import absolute, afresh, again, change, clamp, divide, exp, positive_part, times, xlogy
 from ._reduce import better_in_loop, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -382,9 +382,10 @@ def _gaussian(d: Array, v: Array) -> Array:
 @partial(_gaussian.defjvp, symbolic_zeros=True)
 def _gaussian_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (dd, dv), (d, v) = tangents, afresh(*primals)
-    share = divide(d, v)
+    d_, v_ = again(d, v)  # or a CPU would keep what the two slopes share
+    of_variance = 0.5 * divide(1 - d_ * divide(d_, v_), v_)
     value = _gaussian(*primals)
-    return value, change(value, (share, dd), (0.5 * divide(1 - d * share, v), dv))
+    return value, change(value, (divide(d, v), dd), (of_variance, dv))
 
 
 @jax.custom_jvp

@@ -33,6 +33,7 @@ from ._numerics import (
     added_in_loop,
     again,
     are_few,
+    are_written_out,
     at_least_float32,
     by_itself,
     by_row,
@@ -45,6 +46,7 @@ from ._numerics import (
     nearest,
     of_one,
     one_hot,
+    others_of,
     pick_shifted,
     reread,
     shift,
@@ -76,6 +78,7 @@ class Sums(NamedTuple):
 
     top: Array  # the largest logit, or another near enough that no exponential overflows
     log_total: Array
+    below: Array | None = None  # Σ of the logits less that one, if it was found on the way
 
 
 def terms(
@@ -154,8 +157,8 @@ def losses(
 
 
 def _is_for_library(classes: Classes, value_only: bool, x: Array, terms: Terms) -> bool:
-    """Whether a CPU's library finds sums and loss of a row in one pass: they are short, and have probabilities."""
-    return value_only and is_soft(terms) and x.shape[classes.axis] < LONG
+    """Whether a CPU's library finds sums and loss of a row in one pass: it has probabilities, and not very many."""
+    return value_only and is_soft(terms) and FEW // 2 < x.shape[classes.axis] < LONG
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
@@ -322,6 +325,11 @@ def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Ar
     return lax.while_loop(lambda found: found[0], with_care, (lost, loss))[1]
 
 
+def _is_even(terms: Terms) -> bool:
+    """Whether there is something that every class costs, and it is one number for all."""
+    return terms.uniform is not None and terms.uniform.ndim == 0
+
+
 def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
     """The logits less their largest, and what of them stands at a class index."""
     y = _logits(classes.axis, x, terms)
@@ -337,12 +345,14 @@ def _read(classes: Classes, implementation: KernelImplementation, once: bool, x:
     if changed and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
     y = _logits(classes.axis, x, terms) if changed else x
-    return Sums(*_sums(implementation, classes.axis, once, y, index, terms.keep))
+    even = once and index is not None and _is_even(terms) and not are_few(x, classes.axis)
+    return Sums(*_sums(implementation, classes.axis, once, even, y, index, terms.keep))
 
 
 MANY = 1000  # classes, from which on a kernel was measured
 LONG = 2000  # and from which on a CPU is the faster for one reading
 SOME = 128  # classes that it starts from
+SHORT = 10  # and up to which it is for one loop
 
 
 def _may_have_kernels(x: Array) -> bool:
@@ -350,14 +360,21 @@ def _may_have_kernels(x: Array) -> bool:
     return bool(triton) and alone() and is_known(x.size)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-@partial(jax.jit, static_argnums=(0, 1, 2))  # jax_debug_nans sees only what leaves, not the rows that do not count
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))  # jax_debug_nans sees only what leaves, not the rows that do not count
 def _sums(
-    implementation: KernelImplementation, axis: int, once: bool, x: Array, index: Array | None, keep: Array | None
-) -> tuple[Array, Array]:
+    implementation: KernelImplementation,
+    axis: int,
+    once: bool,
+    even: bool,
+    x: Array,
+    index: Array | None,
+    keep: Array | None,
+) -> list[Array]:
     """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order.
 
-    The first of them is the largest logit on every platform, unless rows with an index may be read `once`.
+    The first of them is the largest logit on every platform, unless rows with an index may be read `once`; the last
+    that of all logits, if classes cost `even` where they are not the target.
     """
     ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
     if are_few(x, axis):
@@ -370,25 +387,35 @@ def _sums(
         ways = {"cuda": partial(_by_kernel, False), "cpu": partial(_by_kernel, True)}
     elif implementation == "auto" and x.shape[-1] >= MANY and x.dtype.itemsize < 8 and _may_have_kernels(x):
         ways["cuda"] = partial(_by_kernel, False)
+    if even:
+        ways = {name: partial(_with_all, axis, way) for name, way in ways.items()}
     if once and implementation != "pallas" and alone():
         if index is not None:
-            ways["cpu"] = partial(_read_once, axis)
+            ways["cpu"] = partial(_read_once, axis, even)
         elif axis == x.ndim - 1 and x.shape[axis] >= LONG:
             ways["cpu"] = partial(_read_from_some, axis)
-        elif x.dtype.itemsize < 4:
+        elif x.dtype.itemsize < 4 or (are_written_out(x, axis) and x.shape[axis] <= SHORT):
             ways["cpu"] = partial(_read_in_loop, axis)
     found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
-    top, log_total = (_check.masked(a, keep) for a in found)
+    return [_check.masked(a, keep) for a in found]
+
+
+def _with_all(axis: int, way: Callable[..., tuple[Array, Array]], x: Array, *which: Array) -> tuple[Array, ...]:
+    """What a `way` finds, and Σ z."""
+    top, log_total = way(x, *which)
+    return top, log_total, added_in_loop(lambda first, z: z, axis, upcast(reread(x)) - top)
+
+
+def row_sums(
+    x: Array, axis: int, keep: Array | None = None, implementation: KernelImplementation = "auto"
+) -> tuple[Array, Array]:
+    """The `Sums` that any function of rows alone needs; `keep`, with `axis` kept, says which may be read."""
+    top, log_total = _sums(implementation, axis, True, False, x, None, keep)
     return top, log_total
 
 
-def row_sums(x: Array, axis: int, keep: Array | None = None, implementation: KernelImplementation = "auto") -> Sums:
-    """What any function of rows alone needs of them; `keep`, with `axis` kept, says which may be read."""
-    return Sums(*_sums(implementation, axis, True, x, None, keep))
-
-
 def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
-    z, top = shift(y, classes.axis, classes.largest_of_parts)
+    z, top = shift(y, classes.axis, classes.largest_of_parts, for_library=index is None)
     if index is None:
         return top, by_row(classes.axis, log1p)(classes.total(jnp.exp(z)) - 1)
     own = pick_shifted(y, top, index, classes.axis)
@@ -396,16 +423,20 @@ def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Arra
     return top, by_row(classes.axis, log1p)(total)
 
 
-def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, Array]:
+def _read_once(axis: int, even: bool, x: Array, index: Array, keep: Array) -> tuple[Array, ...]:
     """`_plain` on a CPU, without a pass for the maximum: logits are taken from that of the row's own class.
+
+    If all classes cost, too, Σ z is found on the way.
 
     If the loss of a row is above 30, from where on probabilities would lose digits and in the end overflow, all are
     read again, from their maxima.
     """
     y = upcast(nearest(x, jnp.maximum(index, 0), axis))
-    others = jnp.where(keep & (index >= 0), sum_without(upcast(x) - finite(y), index, axis), 0)
+    z = upcast(x) - finite(y)
+    others, *below = _others_and_all(axis, z, index) if even else [sum_without(z, index, axis)]
+    others = jnp.where(keep & (index >= 0), others, 0)
 
-    def from_maximum(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def from_maximum(found: tuple[Array, ...]) -> tuple[Array, ...]:
         # Tied to what the loop carries, nothing of this can be moved ahead of it.
         x_, far = lax.optimization_barrier((x, found[0]))
         z, top = shift(x_, axis)
@@ -415,16 +446,21 @@ def _read_once(axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, A
             return jnp.minimum(others * jnp.exp(jnp.maximum(finite(own) - top, -30)), total)
 
         total = by_row(axis, rescaled)(jnp.sum(jnp.exp(z), axis, keepdims=True), found[2], found[1], top)
-        return jnp.zeros_like(far), top, total
+        return jnp.zeros_like(far), top, total, *(jnp.sum(z, axis, keepdims=True) for _ in below)
 
     far = for_any(~(jnp.max(others, initial=0) < 1e13))
-    _, top, others = lax.while_loop(lambda found: found[0], from_maximum, (far, y, others))
+    _, top, others, *below = lax.while_loop(lambda found: found[0], from_maximum, (far, y, others, *below))
     top = finite(top)
-    return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(y - top)))(others, y, top)
+    return top, by_row(axis, lambda others, y, top: log1p(others + jnp.expm1(y - top)))(others, y, top), *below
+
+
+def _others_and_all(axis: int, z: Array, index: Array) -> list[Array]:
+    """Σ exp(z) over all classes but `index`, and Σ z."""
+    return in_loop(axis, [SUM, SUM], lambda first, z, index: [others_of(axis, first, z, index), z], z, index)
 
 
 def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
-    """`_plain` of narrow logits on a CPU, which widens them faster in a loop than in the pass of a sum."""
+    """`_plain` on a CPU of short rows, and of narrow logits, which it widens faster in a loop than for a sum."""
     z, top = shift(x, axis)
     total = added_in_loop(lambda first, z: jnp.exp(z), axis, z)
     return top, by_row(axis, log1p)(total - 1)
@@ -468,15 +504,17 @@ def _sums_jvp(
     implementation: KernelImplementation,
     axis: int,
     once: bool,
+    even: bool,
     primals: tuple[Array, Array | None, Array | None],
     tangents: tuple[Array, Array | None, Array | None],
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+) -> tuple[list[Array], list[Array]]:
     # d log Σ e^z = Σ p dz. What logits are taken from is a constant: it cancels wherever it enters.
     x, _, keep = primals
-    top, log_total = _sums(implementation, axis, once, *primals)
-    z = upcast(_masked(x, keep, axis)) - top
-    change = jnp.sum(softmax(z, log_total) * _check.masked(tangents[0], keep), axis, keepdims=True)
-    return (top, log_total), (jnp.zeros_like(top), change.astype(log_total.dtype))
+    top, log_total, *below = _sums(implementation, axis, once, even, *primals)
+    z, dx = upcast(_masked(x, keep, axis)) - top, _masked(tangents[0], keep, axis)
+    changes = [softmax(z, log_total) * dx, *(upcast(dx) for _ in below)]
+    moved = [jnp.sum(change, axis, keepdims=True).astype(log_total.dtype) for change in changes]
+    return [top, log_total, *below], [jnp.zeros_like(top), *moved]
 
 
 def surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
@@ -491,7 +529,7 @@ def surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 @partial(jax.jit, static_argnums=3)  # as above
 def _surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
-    top, log_total = _sums("auto", axis, True, x, index, keep)
+    top, log_total = _sums("auto", axis, True, False, x, index, keep)
     own = pick_shifted(reread(x), top, index, axis)
     nll = by_row(axis, lambda log_total, own, index: log_total - jnp.where(index < 0, 0, own))(log_total, own, index)
     return _check.masked(nll, keep)
@@ -503,10 +541,10 @@ def _surprise_jvp(
 ) -> tuple[Array, Array]:
     # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
     x, index, keep = primals
-    nll, (top, log_total) = _surprise(*primals, axis), _sums("auto", axis, True, *primals)
+    nll, (top, log_total) = _surprise(*primals, axis), _sums("auto", axis, True, False, *primals)
     p = softmax(upcast(_masked(reread(x), keep, axis)) - top, log_total)
     slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
-    return nll, jnp.sum(slope * _check.masked(tangents[0], keep), axis, keepdims=True)
+    return nll, jnp.sum(slope * _masked(tangents[0], keep, axis), axis, keepdims=True)
 
 
 def _dot(axis: int, a: Array, b: Array) -> Array:
@@ -534,8 +572,8 @@ def _cost(
         loss = by_row(axis, lambda scale, of_all, own: times(scale, of_all - own))(
             terms.scale, classes.only_first(log_total), own
         )
-        if terms.uniform is not None and terms.uniform.ndim == 0:
-            total = added_in_loop(lambda first, z: z, axis, z)
+        if terms.uniform is not None and _is_even(terms):
+            total = added_in_loop(lambda first, z: z, axis, z) if sums.below is None else sums.below
             loss += times(terms.uniform, z.shape[axis] * log_total - total)
         elif terms.uniform is not None:
             loss += dot(axis, terms.uniform, log_total - z)
@@ -548,8 +586,8 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
 
     `g` is that of this device's part of the loss.
     """
-    x, target, *rows = again(x, terms.target, *sums)
-    terms, sums = terms._replace(target=target), Sums(*rows)
+    x, target, top, log_total = again(x, terms.target, sums.top, sums.log_total)
+    terms, sums = terms._replace(target=target), sums._replace(top=top, log_total=log_total)
     z, own = _shifted(classes, x, sums, terms)
     dx = _slope(classes, z, own, sums, terms, g)
     part, of_terms = jax.vjp(partial(_cost, classes, z, own, sums), terms)

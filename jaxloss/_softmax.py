@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _check
-from ._numerics import again, narrow, softmax, upcast
+from ._numerics import again, narrow, softmax, sums, upcast
 from ._rows import row_sums
 from ._types import Array, ArrayLike
 
@@ -120,7 +120,8 @@ def _log_softmax_fwd(x: Array, axis: int) -> tuple[Array, Kept]:
 
 
 def _log_softmax_bwd(axis: int, kept: Kept, g: Array) -> tuple[Array]:
-    return (narrow(g - _softmax_again(kept, axis) * jnp.sum(g, axis, keepdims=True), kept[0].dtype),)
+    (total,) = sums([g], axis, False)
+    return (narrow(g - _softmax_again(kept, axis) * jnp.expand_dims(total, axis), kept[0].dtype),)
 
 
 _log_softmax.defvjp(_log_softmax_fwd, _log_softmax_bwd)

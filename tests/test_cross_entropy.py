@@ -156,7 +156,8 @@ def test_a_long_row_read_from_some_of_its_logits_is_the_row_read_from_its_maximu
     target = jax.nn.softmax(jnp.asarray(np.random.default_rng(1).normal(size=(9, classes))))
 
     def both(x):
-        loss = partial(jaxloss.cross_entropy, reduction="sum", where=jnp.arange(9) < 5)
+        smoothing = 0.0 if far == 40 else 0.1  # it would give an infinite logit a cost
+        loss = partial(jaxloss.cross_entropy, reduction="sum", where=jnp.arange(9) < 5, label_smoothing=smoothing)
         soft = (jax.value_and_grad(loss)(x, target.astype(dtype), implementation=i) for i in ("auto", "autodiff"))
         every = [jaxloss.logsumexp, jaxloss.log_softmax, lambda x: jax.grad(lambda x: jaxloss.logsumexp(x).sum())(x)]
         peers = [lambda x: jax.nn.logsumexp(x, -1), jax.nn.log_softmax, jax.nn.softmax]
@@ -233,6 +234,24 @@ def test_plain_second_derivatives_of_many_classes():
     several = quick.jit(lambda x: [product(i, x) for i in ("auto", "pallas", "autodiff")])(x)
     for got in several[:2]:
         chex.assert_trees_all_close(got, several[2], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.without_x64
+def test_plain_mixed_derivatives_by_the_smoothing_too():
+    x, y = with_every_oddity(1003)
+    x, y = x[4:], y[4:]
+
+    def gradients(implementation, x):
+        def loss(smoothing, x):
+            return jaxloss.cross_entropy(x, y, label_smoothing=smoothing, implementation=implementation)
+
+        by_smoothing = jax.value_and_grad(loss)
+        return by_smoothing(0.1, x), jax.grad(
+            lambda x: by_smoothing(0.1, x)[1] + jnp.vdot(jax.grad(loss, 1)(0.1, x), x)
+        )(x)
+
+    got, expected = quick.jit(lambda x: [gradients(i, x) for i in ("auto", "autodiff")])(x)
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
 def lowered(platform, implementation, classes=1000, dtype=jnp.float32, axis=-1, linear=False):

@@ -1,5 +1,6 @@
 """Log-sum-exp and its family: value, derivatives, what is kept for the backward pass. Sums that a loop adds up."""
 
+import re
 from functools import partial
 
 import chex
@@ -268,3 +269,96 @@ def test_a_sum_of_many_entries_counts_each_of_them_once(rows, dtype):
     pair = jnp.stack([x, x], 1)
     assert jaxloss.l1_loss(pair, 0 * pair, where=pair >= 0, reduction="sum") == 2 * value
     assert jaxloss.l1_loss(pair, 0 * pair, weight=jnp.full_like(pair, 0.5), reduction="sum") == value
+    column = x[:, None]
+    assert jaxloss.l1_loss(column, 0 * column, reduction="sum") == value
+    masked = jaxloss.l1_loss(column, 0 * column, where=column >= 4, reduction="sum_and_weight")
+    assert masked == ((np.arange(rows) % 7)[np.arange(rows) % 7 >= 4].sum(), (np.arange(rows) % 7 >= 4).sum())
+
+
+def left_to_a_library(f, *arrays):
+    """The operations of a CPU's program for `f` that XLA has a library compute, one after the other."""
+    program = jax.jit(f).lower(*arrays).compile().as_text()
+    computations = dict(re.findall(r"^(%\S+) \([^\n]*\{\n(.*?)^\}", program, re.DOTALL | re.MULTILINE))
+    called = re.findall(r"kind=kCustom, calls=(%[^\s,]+)", program)
+    return {operation for name in called for operation in re.findall(r" ([a-z-]+)\(", computations[name])}
+
+
+def test_a_library_gets_no_arithmetic_that_a_loop_is_faster_at():
+    x = jax.ShapeDtypeStruct((2048, 16), jnp.float32)
+    column = jax.ShapeDtypeStruct((2**15, 1), jnp.float32)
+    mask = jax.ShapeDtypeStruct((2**15, 1), bool)
+    assert "exponential" in left_to_a_library(lambda x: jnp.sum(jnp.exp(x)), x), "none of this tests anything"
+    logits = partial(jaxloss.binary_cross_entropy_with_logits, reduction="none")
+    for found in (
+        left_to_a_library(lambda x, t: logits(x, t).sum(), x, x),
+        left_to_a_library(lambda x, t: logits(x, t).sum(), column, column),
+        left_to_a_library(lambda x, t, w: (w * jaxloss.log_cosh_loss(x, t, reduction="none")).sum(), x, x, x),
+        left_to_a_library(jaxloss.l1_loss, column, column),
+        left_to_a_library(jaxloss.mean_squared_logarithmic_error, column, column),
+        left_to_a_library(lambda x, t, m: jaxloss.mse_loss(x, t, where=m), column, column, mask),
+    ):
+        assert not found - {"parameter", "constant", "reduce", "add", "multiply", "bitcast", "broadcast"}
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 10, 12, 16, 24, 25, 31])  # written out or not, each kind of arithmetic
+def test_rows_of_few_classes_are_what_the_formula_says(classes):
+    x, z, w = np.random.default_rng(classes).normal(size=(3, 7, classes)) * 4
+    t = np.random.default_rng(1).integers(0, classes, 7)
+
+    def ours(x, z, w):
+        q = jax.nn.softmax(z)
+        return (
+            jaxloss.logsumexp(x),
+            jnp.sum(jaxloss.log_softmax(x) * w, -1),
+            jaxloss.cross_entropy(x, q, reduction="none"),
+            jaxloss.distillation_loss(x, z, temperature=2.0, reduction="none"),
+            jaxloss.js_div(jax.nn.log_softmax(x), q, reduction="none"),
+            jaxloss.generalized_kl_div(x, q, reduction="none"),
+            jaxloss.pairwise_distance(x, z, eps=0),
+            jaxloss.cosine_similarity(x, z, axis=-1),
+            jaxloss.poly_cross_entropy(x, t, epsilon=1.0, reduction="none"),
+            jaxloss.multiclass_hinge_loss(x, t, reduction="none"),
+        )
+
+    def plain(x, z, w):
+        log_p, log_q = jax.nn.log_softmax(x), jax.nn.log_softmax(z)
+        p, q, half_p, half_q = *map(jnp.exp, (log_p, log_q)), jax.nn.log_softmax(x / 2), jax.nn.log_softmax(z / 2)
+        middle = jnp.log((p + q) / 2)
+        own = log_p[jnp.arange(7), t]
+        others = jnp.where(jnp.arange(classes) == t[:, None], -jnp.inf, x).max(-1)
+        return (
+            jax.nn.logsumexp(x, -1),
+            jnp.sum(log_p * w, -1),
+            -jnp.sum(q * log_p, -1),
+            4 * jnp.sum(jnp.exp(half_q) * (half_q - half_p), -1),
+            jnp.sum(p * (log_p - middle) + q * (log_q - middle), -1) / 2,
+            jnp.sum(q * (log_q - x) - q + jnp.exp(x), -1),
+            jnp.linalg.norm(x - z, axis=-1),
+            jnp.sum(x * z, -1) / jnp.linalg.norm(x, axis=-1) / jnp.linalg.norm(z, axis=-1),
+            -own + 1 - jnp.exp(own),
+            jnp.maximum(0, 1 - x[jnp.arange(7), t] + others),
+        )
+
+    def with_slopes(f, x, z, w):
+        value, back = jax.vjp(lambda x, z: f(x, z, w), x, z)
+        return value, [back([one * (i == n) for n, one in enumerate(map(jnp.cos, value))]) for i in range(len(value))]
+
+    def both(x, z, w):
+        return [with_slopes(lambda *a, f=f: list(f(*a)), x, z, w) for f in (ours, plain)]
+
+    def far(x, z):  # where an exponential of what is not shifted would overflow
+        p = jaxloss.distillation_loss(x, z, reduction="none")
+        q = -jnp.sum(jax.nn.softmax(z) * (jax.nn.log_softmax(x) - jax.nn.log_softmax(z)), -1)
+        return [(jaxloss.logsumexp(x), jax.nn.logsumexp(x, -1)), (p, q)]
+
+    found, expected = quick.jit(both)(*map(jnp.asarray, (x, z, w)))
+    for got, same in quick.jit(far)(300 * jnp.asarray(x), 300 * jnp.asarray(z)):
+        np.testing.assert_allclose(got, same, rtol=1e-12, atol=1e-12)
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_vmap_of_lengths_takes_one_branch():
+    x = jax.ShapeDtypeStruct((4, 8, 64), jnp.float32)
+    for loss in (jaxloss.pairwise_distance, jaxloss.cosine_similarity, jaxloss.triplet_margin_loss):
+        arrays = [x] * (3 if loss is jaxloss.triplet_margin_loss else 2)
+        assert "conditional(" in jax.jit(jax.vmap(loss)).lower(*arrays).compile().as_text()

@@ -50,6 +50,7 @@ NOT_READ = {  # as their docstrings say
     ("nll_loss", "input"),
     ("hinge_embedding_loss", "target"),
     ("cosine_embedding_loss", "target"),
+    ("huber_loss", "mask"),
 }
 
 
@@ -58,16 +59,23 @@ NOT_READ = {  # as their docstrings say
 @pytest.mark.parametrize("workload", [w for w in WORKLOADS if not w.loss.startswith(("ctc", "linear"))], ids=str)
 def test_a_nan_that_counts_reaches_the_value(workload, dtype):
     # In arrays large enough for the fast pass of a CPU, whose minima and maxima take a number for a NaN beside it. No
-    # part of an odd number goes through a loop first.
-    shape = {2: (257, 129), 3: (65, 33, 129), 4: (9, 17, 33, 33)}[len(workload.sizes["small"])]
-    arrays = workload.draw(np.random.default_rng(0), (32769, 4) if "box" in workload.name else shape)
+    # part of an odd number goes through a loop first. Short rows have loops of their own.
+    shapes = {2: [(257, 129)], 3: [(65, 33, 129)], 4: [(9, 17, 33, 33)]}[len(workload.sizes["small"])]
+    if "box" in workload.name:
+        shapes = [(32769, 4)]
+    elif workload.apart and len(shapes[0]) == 2:
+        shapes.append((32769, 10))
     value = jax.jit(workload.ours)
-    for name, a in arrays.items():
-        if not np.issubdtype(a.dtype, np.floating) or (workload.loss, name) in NOT_READ:
-            continue
-        spoilt = a.copy()
-        spoilt[tuple(n // 3 for n in a.shape)] = np.nan
-        assert np.isnan(value(*in_dtype(list({**arrays, name: spoilt}.values()), dtype))), name
+    for shape in shapes:
+        arrays = workload.draw(np.random.default_rng(0), shape)
+        if "mask" in arrays:
+            arrays["mask"] = np.ones_like(arrays["mask"])
+        for name, a in arrays.items():
+            if not np.issubdtype(a.dtype, np.floating) or (workload.loss, name) in NOT_READ:
+                continue
+            spoilt = a.copy()
+            spoilt[tuple(n // 3 for n in a.shape)] = np.nan
+            assert np.isnan(value(*in_dtype(list({**arrays, name: spoilt}.values()), dtype))), (name, shape)
 
 
 OTHERWISE_ON_A_GPU = {  # those whose own files have no such test

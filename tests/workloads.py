@@ -137,6 +137,16 @@ def _three(rng, shape):
     return {**_pair(rng, shape), "var": rng.uniform(0.3, 3, shape).astype(np.float32)}
 
 
+def _mean_and_variance(rng, shape):
+    arrays = _three(rng, shape)
+    return {name: arrays[name] for name in ("input", "var", "target")}
+
+
+def _masked(draw):
+    """With a mask of what counts, as numbers: most of it."""
+    return lambda rng, shape: {**draw(rng, shape), "mask": (rng.random(shape) < 0.8).astype(np.float32)}
+
+
 def _ranked(rng, shape):
     return {
         "input1": rng.standard_normal(shape, np.float32),
@@ -498,6 +508,9 @@ TABLE = sizes((65536, 64), (2**21, 64), (6, 4))
 CLASSES = sizes((8192, 1000), (65536, 1000), (6, 7))
 WORDS = sizes((2048, 32000), (8192, 131072), (6, 11))
 DISTRIBUTIONS = sizes((1024, 8000), (8192, 32000), (6, 7))
+COLUMN = sizes((2**21, 1), (2**27, 1), (6, 1))
+POINTS = sizes((2**20, 3), (2**25, 3), (8, 3))
+FEW = sizes((2**18, 10), (2**22, 10), (6, 3))
 PIXELS = sizes((8, 21, 128, 128), (32, 21, 512, 512), (2, 3, 4, 5))
 ANCHORS = sizes((69856, 80), (69856 * 16, 80), (6, 4))
 LABELS = sizes((65536, 80), (2**20, 80), (6, 9))
@@ -663,6 +676,70 @@ def _probability():
         CLASSES,
         moving=0,
     )
+
+
+def _as_they_are_used():
+    """What the rows above leave out: one number for each sample, masks, reductions by the caller, short vectors."""
+    squares = _peers("mse_loss", "squared_error", "mean_squared_error")
+    yield _row("mse_loss one column", "tabular", lambda x, t: (x - t) ** 2, _pair, COLUMN, squares)
+    logits = _peers(
+        "binary_cross_entropy_with_logits",
+        "sigmoid_binary_cross_entropy",
+        _keras("binary_crossentropy", from_logits=True),
+    )
+    yield _row("binary_cross_entropy_with_logits one column", "tabular", _plain_bce, _binary, COLUMN, logits)
+    yield Workload(
+        "gaussian_nll_loss both learned",
+        "tabular",
+        lambda x, v, t: jaxloss.gaussian_nll_loss(x, t, v),
+        lambda x, v, t: jnp.mean(_plain_gaussian(x, t, v)),
+        _mean_and_variance,
+        TABLE,
+        {"torch": lambda torch, x, v, t: torch.nn.functional.gaussian_nll_loss(x, t, v)},
+        moving=2,
+    )
+
+    def by_caller(unreduced):
+        return lambda *arrays: jnp.sum(arrays[-1] * unreduced(*arrays[:-1])) / jnp.sum(arrays[-1])
+
+    def torch_by_caller(name):
+        def masked(torch, x, t, mask):
+            loss = getattr(torch.nn.functional, name)(x, t, reduction="none")
+            return (mask * loss).sum() / mask.sum()
+
+        return masked
+
+    yield Workload(
+        "binary_cross_entropy_with_logits unreduced",
+        "tabular",
+        by_caller(functools.partial(jaxloss.binary_cross_entropy_with_logits, reduction="none")),
+        by_caller(_plain_bce),
+        _masked(_binary),
+        TABLE,
+        {
+            "torch": torch_by_caller("binary_cross_entropy_with_logits"),
+            "optax": lambda optax, *arrays: by_caller(optax.losses.sigmoid_binary_cross_entropy)(*arrays),
+        },
+    )
+    yield Workload(
+        "huber_loss masked",
+        "tabular",
+        lambda x, t, mask: jaxloss.huber_loss(x, t, where=mask > 0),
+        lambda x, t, mask: jnp.mean(_huber(x, t), where=mask > 0),
+        _masked(_pair),
+        TABLE,
+        {"torch": torch_by_caller("huber_loss")},
+    )
+    yield _total(
+        "pairwise_distance points",
+        "metric learning",
+        _plain_distance,
+        _vectors("x1", "x2"),
+        POINTS,
+        _peers(lambda torch, *a: torch.nn.functional.pairwise_distance(*a).mean()),
+        moving=2,
+    )
+    yield _row("softmax_focal_loss few classes", "tabular", _plain_softmax_focal, _labelled, FEW, reads=2)
 
 
 def _cross_entropies():
@@ -873,6 +950,7 @@ def _sum_of(name, *arrays):
 
 WORKLOADS = [
     *_elementwise(),
+    *_as_they_are_used(),
     *_probability(),
     *_cross_entropies(),
     *_classes(),
