@@ -526,15 +526,15 @@ def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
     def one_by_one(*terms: Array) -> list[Array]:
         return [jnp.sum(x, axis) for x in terms]
 
-    def together(*terms: Array) -> list[Array]:
+    def at_once(*terms: Array) -> list[Array]:
         found = in_loop(axis, [SUM] * len(terms), lambda first, *terms: list(terms), *terms)
         return [jnp.squeeze(x, axis) for x in found]
 
     vectors = size >= 48 if axis == last else behind >= 16
-    in_loop_faster = are_written_out(terms[0], axis) or (vectors and (narrow or len(terms) > 1))
-    if is_split(terms[0], axis) or not in_loop_faster:
+    faster = are_written_out(terms[0], axis) or (vectors and (narrow or len(terms) > 1))
+    if is_split(terms[0], axis) or not faster:
         return one_by_one(*terms)
-    sums: list[Array] = lax.platform_dependent(*terms, cpu=together, default=one_by_one)
+    sums: list[Array] = lax.platform_dependent(*terms, cpu=at_once, default=one_by_one)
     return sums
 
 
@@ -812,9 +812,8 @@ def shift(
     is here that of all there is, where the axis is spread over devices. What is added up `for_library` code on a CPU
     has its maximum from there too.
     """
-    top = finite(
-        of_all(upcast(_top(x, axis, for_library)))
-    )  # before they are widened, which would be kept for both on a CPU
+    top = _top(x, axis, for_library)  # before they are widened, which would be kept for both on a CPU
+    top = finite(of_all(upcast(top)))
     return upcast(x) - top, top
 
 
