@@ -259,33 +259,27 @@ def _loss(
     where: ArrayLike | None,
 ) -> tuple[Array, Array | None]:
     _check.choice(name, "box_format", box_format, ("xyxy", "yxyx", "xywh", "cxcywh"))
-    boxes, dtype, _, _ = _check.rows_as_given(name, -1, None, boxes1=boxes1, boxes2=boxes2)
-    keep = _check.mask(name, where, boxes[0].shape[:-1])
+    boxes, dtype, keep, _ = _check.unmasked_rows(name, -1, where, boxes1=boxes1, boxes2=boxes2)
     if boxes[0].shape[-1] != 4:
         raise ValueError(f"{name}: `boxes1` must have four numbers on the last axis, got {boxes[0].shape}.")
     eps = jnp.asarray(_check.number(name, "eps", eps, dtype, low=0), dtype)
-    return _of_pairs(formula, box_format, keep, *boxes, eps), keep
-
-
-@partial(jax.jit, static_argnums=(0, 1))  # jax_debug_nans sees only what leaves, not the boxes that are masked
-def _of_pairs(formula: Formula, box_format: str, keep: Array | None, *arrays: Array) -> Array:
-    found: Array = _of_masked_pairs(formula, box_format, keep, *arrays)
-    return found
+    of_pairs = jax.jit(_of_pairs, static_argnums=(0, 1))  # jax_debug_nans sees what leaves, not what is masked
+    return of_pairs(formula, box_format, keep, *boxes, eps), keep
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _of_masked_pairs(formula: Formula, box_format: str, keep: Array | None, *arrays: Array) -> Array:
+def _of_pairs(formula: Formula, box_format: str, keep: Array | None, *arrays: Array) -> Array:
     return formula(_pair(box_format, keep, *arrays))
 
 
-@_of_masked_pairs.defjvp
-def _of_masked_pairs_jvp(
+@_of_pairs.defjvp
+def _of_pairs_jvp(
     formula: Formula, box_format: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array]:
     (keep, *arrays), (_, *darrays) = primals, tangents
     at = tuple(afresh(*arrays, shared_by_cpu=True))
     _, moved = jax.jvp(lambda *arrays: formula(_pair(box_format, keep, *arrays)), at, tuple(darrays))
-    return _of_masked_pairs(formula, box_format, *primals), moved
+    return _of_pairs(formula, box_format, *primals), moved
 
 
 def _pair(box_format: str, keep: Array | None, boxes1: Array, boxes2: Array, eps: Array) -> Pair:

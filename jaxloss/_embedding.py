@@ -185,8 +185,7 @@ def cosine_embedding_loss(
         https://pytorch.org/docs/stable/generated/torch.nn.functional.cosine_embedding_loss.html
     """
     name = "cosine_embedding_loss"
-    vectors, dtype, _, _ = _check.rows_as_given(name, -1, None, input1=input1, input2=input2)
-    keep = _check.mask(name, where, vectors[0].shape[:-1])
+    vectors, dtype, keep, _ = _check.unmasked_rows(name, -1, where, input1=input1, input2=input2)
     y = _check.real(name, "target", target)
     if y.shape != vectors[0].shape[:-1]:
         raise ValueError(
@@ -194,7 +193,7 @@ def cosine_embedding_loss(
             f"got {y.shape} for {vectors[0].shape}."
         )
     margin = _check.number(name, "margin", margin, dtype)
-    a, b = (_check.masked(x, None if keep is None else keep[..., None]) for x in together(*vectors))
+    a, b = _apart(keep, *together(*vectors))
     similarity = smooth_cosine(a, b, -1, TORCH_EPSILON)
     loss = jnp.where(y == 1, 1 - similarity, 0) + jnp.where(y == -1, positive_part(similarity - margin), 0)
     return reduce(name, loss, reduction, keep)
@@ -333,9 +332,8 @@ def _triplet(
     where: ArrayLike | None,
     reduction: str,
 ) -> Reduced:
-    points, dtype, _, _ = _check.rows_as_given(name, -1, None, anchor=anchor, positive=positive, negative=negative)
+    points, dtype, keep, _ = _check.unmasked_rows(name, -1, where, anchor=anchor, positive=positive, negative=negative)
     rows = points[0].shape[:-1]
-    keep = _check.mask(name, where, rows)
     margin = _check.number(name, "margin", margin, dtype, low=0, above=True)
     _check.flag(name, "swap", swap)
     if isinstance(distance, _Norm):

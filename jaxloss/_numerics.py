@@ -133,16 +133,11 @@ def _left_by_one_loop(arrays: list[Array]) -> list[Array]:
 
     def with_nothing(x: Array) -> Array:
         both = jnp.broadcast_to(x, (2, *x.shape))
-        return jnp.where(lax.broadcasted_iota(jnp.int32, both.shape, 0) == 0, both, -0.0)
+        return jnp.where(lax.broadcasted_iota(jnp.int32, both.shape, 0) == 0, both, 0)
 
-    def on_cpu(*arrays: Array) -> list[Array]:
-        nothing = [np.array(-0.0, x.dtype) for x in arrays]
-        found: list[Array] = lax.reduce(
-            [with_nothing(x) for x in arrays], nothing, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (0,)
-        )
-        return found
-
-    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=lambda *arrays: list(arrays))
+    found: list[Array] = lax.platform_dependent(
+        *arrays, cpu=lambda *arrays: _added([with_nothing(x) for x in arrays], 0), default=lambda *arrays: list(arrays)
+    )
     return found
 
 
@@ -372,21 +367,20 @@ def _changes_of_lengths(
     arrays: list[Array],
     darrays: list[Array],
 ) -> list[Array]:
-    if keep is not None:
-        kept = jnp.expand_dims(keep, axis)
-        darrays = [jnp.where(kept, d, 0) if d.ndim else d for d in darrays]
     at, moved = jax.jvp(vectors, tuple(again(*arrays)), tuple(darrays))
-    changes = [_change_of_length(*each, eps, deps, axis) for each in zip(found, at, moved, strict=True)]
-    return changes if keep is None else [jnp.where(keep, change, 0) for change in changes]
+    return [_change_of_length(*each, eps, deps, axis, keep) for each in zip(found, at, moved, strict=True)]
 
 
-def _change_of_length(length: Array, x: Array, dx: Array, eps: Number, deps: Number, axis: int) -> Array:
+def _change_of_length(
+    length: Array, x: Array, dx: Array, eps: Number, deps: Number, axis: int, keep: Array | None = None
+) -> Array:
     above = length > eps
     # The reciprocal of the largest lengths is no normal number: that of each, moved towards 1, is.
     towards_1 = jnp.where(length > 1, 2.0**-32, 2.0**32).astype(length.dtype)
     inverse = divide(jnp.ones_like(length), jnp.where(above, length * towards_1, 1))
-    above_, towards_1, inverse = (jnp.expand_dims(a, axis) for a in (above, towards_1, inverse))
-    direction = jnp.where(above_, x, 0) * towards_1 * inverse
+    moving = above if keep is None else above & keep
+    moving, towards_1, inverse = (jnp.expand_dims(a, axis) for a in (moving, towards_1, inverse))
+    direction = jnp.where(moving, x, 0) * towards_1 * inverse
     return jnp.sum(direction * dx, axis) + jnp.where(above, 0, deps)
 
 

@@ -46,8 +46,10 @@ def reduce(
 
 def better_in_loop(keep: Array | None, *arguments: ArrayLike, weight: ArrayLike | None = None) -> bool:
     """Whether even a sum of squares is: with the select of a mask or weight, narrow numbers, or short rows."""
+    if keep is not None or weight is not None:
+        return True
     arrays = [jnp.asarray(a) for a in arguments]
-    return keep is not None or weight is not None or are_thin(arrays[0]) or any(a.dtype.itemsize < 4 for a in arrays)
+    return are_thin(arrays[0]) or any(a.dtype.itemsize < 4 for a in arrays)
 
 
 def are_thin(x: Array) -> bool:

@@ -87,7 +87,7 @@ BREAKAGES = [
     ("_reduce.py", "loss.reshape(parts,", "(loss / 2).reshape(parts,", "counts_each"),
     ("_reduce.py", "if rows % (by * n) == 0), 1)", "), 1)", "counts_each"),
     ("_reduce.py", "return _finished(loss) if in_loop else loss", "return loss", "a_library_gets"),
-    ("_reduce.py", "or are_thin(arrays[0]) or", "or", "a_library_gets"),
+    ("_reduce.py", "return are_thin(arrays[0]) or any", "return any", "a_library_gets"),
     (
         "_reduce.py",
         "return _finished(*primals), tangents[0]",
@@ -96,7 +96,7 @@ BREAKAGES = [
     ),
     ("_reduce.py", "add(keep.astype(dtype if", "add((~keep).astype(dtype if", "counts_each"),
     ("_numerics.py", "lax.cond(for_any(~safe), scaled", "lax.cond(~safe, scaled", "vmap_of_lengths"),
-    ("_numerics.py", "[jnp.where(kept, d, 0) if d.ndim else d for", "[d for", "masked and triplet"),
+    ("_numerics.py", "above if keep is None else above & keep", "above", "second_derivatives_do"),
     ("_numerics.py", "where(length > 1, 2.0**-32, 2.0**32)", "where(length > 1, 1, 1)", "squares_overflow"),
     (
         "_numerics.py",
@@ -457,7 +457,7 @@ BREAKAGES = [
     ("_rows.py", "total, *(jnp.sum(z, axis, keepdims=True) for _ in below)", "total, *below", "read_once"),
     ("_rows.py", "*(upcast(dx) for _ in below)", "*(0 * upcast(dx) for _ in below)", "mixed_derivatives"),
     ("_rows.py", "once and index is not None and _is_even", "once and _is_even", "long_row"),
-    ("_numerics.py", "0) == 0, both, -0.0)", "0) == 0, both, 1.0)", "triplet or cosine_emb"),
+    ("_numerics.py", "0) == 0, both, 0)", "0) == 0, both, 1)", "triplet or cosine_emb"),
     (
         "_numerics.py",
         "if not isinstance(tangent, SymbolicZero)]\n    # The id",

@@ -353,3 +353,34 @@ def test_sums_of_long_vectors_in_parts_that_need_not_divide_them(size):
     pushed = (excess > 0) / (6 * size)
     pushed[np.arange(6), right] = -pushed.sum(1)
     np.testing.assert_allclose(slope, pushed, atol=1e-15)
+
+
+@pytest.mark.parametrize("order", ["forward over reverse", "reverse over reverse", "reverse over forward"])
+def test_second_derivatives_do_not_see_what_is_masked(order):
+    x, y, z, v = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 4)))
+    x, y = x.at[:, :2].add(-3), y.at[:, 2:].add(3)  # boxes that overlap
+    keep, sign = jnp.array([True, True, False, True, False]), jnp.array([1, -1, 1, 1, -1])
+
+    def change(loss, x):
+        product = {
+            "forward over reverse": lambda x: jax.jvp(jax.grad(loss), (x,), (v,))[1],
+            "reverse over reverse": jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), v)),
+            "reverse over forward": jax.grad(lambda x: jax.jvp(loss, (x,), (v,))[1]),
+        }
+        return product[order](x)
+
+    losses = [
+        lambda x: jaxloss.triplet_margin_loss(x, y, z, where=keep),
+        lambda x: jaxloss.triplet_margin_loss(x, y, z, p=3, swap=True, where=keep),
+        lambda x: jaxloss.cosine_embedding_loss(x, y, sign, where=keep),
+        lambda x: jaxloss.generalized_box_iou_loss(x, y, where=keep),
+    ]
+    found = quick.jit(lambda x: [change(loss, x) for loss in losses])
+    chex.assert_trees_all_close(found(x.at[2].set(jnp.nan).at[4, 1].set(jnp.inf)), found(x), rtol=1e-12)
+    spoilt = x.at[2].set(jnp.nan)
+    with jax.debug_nans(True):  # without jit, where each operation is looked at
+        for loss in losses:
+            change(loss, spoilt)
+    for product in found(x):
+        assert (product[keep] != 0).any()
+        assert (product[~keep] == 0).all()
