@@ -263,8 +263,7 @@ def _loss(
     if boxes[0].shape[-1] != 4:
         raise ValueError(f"{name}: `boxes1` must have four numbers on the last axis, got {boxes[0].shape}.")
     eps = jnp.asarray(_check.number(name, "eps", eps, dtype, low=0), dtype)
-    of_pairs = jax.jit(_of_pairs, static_argnums=(0, 1))  # jax_debug_nans sees what leaves, not what is masked
-    return of_pairs(formula, box_format, keep, *boxes, eps), keep
+    return _compiled(formula, box_format, keep, *boxes, eps), keep
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -280,6 +279,9 @@ def _of_pairs_jvp(
     at = tuple(afresh(*arrays, shared_by_cpu=True))
     _, moved = jax.jvp(lambda *arrays: formula(_pair(box_format, keep, *arrays)), at, tuple(darrays))
     return _of_pairs(formula, box_format, *primals), moved
+
+
+_compiled = jax.jit(_of_pairs, static_argnums=(0, 1))  # jax_debug_nans sees what leaves, not what is masked
 
 
 def _pair(box_format: str, keep: Array | None, boxes1: Array, boxes2: Array, eps: Array) -> Pair:
