@@ -151,5 +151,5 @@ def _weighted(
     name: str, loss: Array, weight: ArrayLike | None, keep: Array | None, reduction: str, *, in_loop: bool = False
 ) -> Reduced:
     if weight is not None:
-        loss = times(_check.spread(name, "weight", weight, loss, keep), loss)
+        loss = times(_check.spread(name, "weight", weight, loss, keep), loss, bounded=True)
     return reduce(name, loss, reduction, keep, in_loop=in_loop)

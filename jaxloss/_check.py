@@ -222,10 +222,14 @@ def spread(name: str, argument: str, value: ArrayLike, like: Array, keep: Array 
     """A weight that broadcasts to the shape of `like`, in at least its dtype; zero where masked."""
     w = real(name, argument, value)
     try:
-        spread = broadcast_like(w, like)
+        return masked(widened_like(w, like), keep).astype(at_least(w, like.dtype))
     except ValueError:
         raise _does_not_broadcast(name, argument, w, like.shape) from None
-    return masked(spread, keep).astype(at_least(w, like.dtype))
+
+
+def widened_like(x: Array, like: Array) -> Array:
+    """`x` broadcast to the shape of `like`, first widened to at least its dtype: a gradient is added up as it is."""
+    return x if x.shape == like.shape else broadcast_like(x.astype(at_least(x, like.dtype)), like)
 
 
 def at_least(x: Array, dtype: jnp.dtype) -> jnp.dtype:

@@ -229,7 +229,8 @@ def multilabel_soft_margin_loss(
     (x, t), keep, axis = _check.rows(name, axis, where, integers=("target",), input=input, target=target)
     loss = softplus_mix(x, 1 - t, t)
     if weight is not None:
-        loss = times(_labels.along(axis, x, _labels.per_class(name, weight, x.shape[axis], x.dtype)), loss)
+        w = _labels.per_class(name, weight, x.shape[axis], x.dtype)
+        loss = times(_labels.along(axis, x, w), loss, bounded=True)
     return reduce(name, sum_of_rows(loss, axis) / x.shape[axis], reduction, keep)
 
 
@@ -290,8 +291,8 @@ def multi_margin_loss(
     w = None if weight is None else _labels.per_class(name, weight, x.shape[axis], at_least_float32(x.dtype))
 
     right, counted = jnp.expand_dims(index, axis), jnp.expand_dims(keep, axis)
-    x = _check.masked(x, counted)
-    (excess,) = _excess_of_others(x, margin - upcast(_right(x, right, axis)), right, axis, (p,))
+    gap = margin - upcast(_right(x, right, axis))  # which reads no masked row
+    (excess,) = _excess_of_others(_check.masked(x, counted), gap, right, axis, (p,))
     scale = _labels.spoiled(_labels.of_target(w, index, excess.dtype), index)
     return reduce(name, scale * (excess / x.shape[axis]), reduction, keep)
 

@@ -22,7 +22,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from numpy.polynomial import Chebyshev, Polynomial
 
-from ._devices import alone, broadcast_like, is_split
+from ._devices import alone, broadcast_like, is_split, vary_alike
 from ._types import Array, Number
 
 Vectors: TypeAlias = Callable[..., list[Array]]
@@ -69,7 +69,7 @@ def again(*arrays: Array) -> list[Array]:
     return found
 
 
-def afresh(*arrays: Array, shared_by_cpu: bool = False) -> list[Array]:
+def afresh(*arrays: Array, shared_by_cpu: bool = False, bit: int = 1) -> list[Array]:
     """`again`, for a derivative that stands beside its value in a sum over numbers.
 
     A GPU computes both in one pass too, unless they share what XLA holds expensive, a logarithm say: that it would
@@ -79,7 +79,7 @@ def afresh(*arrays: Array, shared_by_cpu: bool = False) -> list[Array]:
     def on_cpu(*arrays: Array) -> list[Array]:
         return list(arrays) if shared_by_cpu else [lax.optimization_barrier(a) for a in arrays]
 
-    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(disguised, 1))
+    found: list[Array] = lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(disguised, bit))
     return found
 
 
@@ -105,16 +105,21 @@ def _flipped_twice_jvp(bit: int, primals: tuple[Array], tangents: tuple[Array]) 
     return _flipped_twice(*primals, bit), tangents[0]
 
 
-@jax.custom_jvp
 def together(*arrays: Array) -> list[Array]:
-    """The same arrays, whose gradients a CPU computes in one loop.
+    """The same arrays, whose gradients a CPU computes in one loop, and varying over devices alike, as that needs them.
 
     XLA writes a loop for each array that leaves, and each reads all that it needs; only a reduction may leave several.
     """
+    found: list[Array] = _together(*vary_alike(arrays))
+    return found
+
+
+@jax.custom_jvp
+def _together(*arrays: Array) -> list[Array]:
     return list(arrays)
 
 
-@partial(together.defjvp, symbolic_zeros=True)
+@partial(_together.defjvp, symbolic_zeros=True)
 def _together_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[list[Array], list[Any]]:
     moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
     # The identity, as the one linear function that takes a transpose of our own in both modes and under vmap.
@@ -122,7 +127,7 @@ def _together_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tupl
         lambda x: x, [tangents[i] for i in moving], lambda _, x: x, lambda _, x: _left_by_one_loop(x)
     )
     found = dict(enumerate(tangents)) | dict(zip(moving, moved, strict=True))
-    return together(*primals), list(found.values())
+    return _together(*primals), list(found.values())
 
 
 def _left_by_one_loop(arrays: list[Array]) -> list[Array]:
@@ -237,17 +242,21 @@ def at_most(x: Array, bound: Number) -> Array:
     return -jnp.maximum(-x, -bound)
 
 
-@jax.custom_jvp
-def times(a: Array, b: Array) -> Array:
-    """a·b with 0·inf = 0, in the value and in both derivatives."""
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def times(a: Array, b: Array, bounded: bool = False) -> Array:
+    """a·b with 0·inf = 0, in the value and in both derivatives.
+
+    Whether the slope of b is `bounded`, b infinite or not: then its derivative does not look at b, which a GPU would
+    keep for that.
+    """
     return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
 
 
 @partial(times.defjvp, symbolic_zeros=True)
-def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+def _times_jvp(bounded: bool, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (a, b), (da, db) = primals, tangents
-    value, nothing = times(a, b), (a == 0) & jnp.isinf(b)
-    if not isinstance(db, SymbolicZero):
+    value, nothing = times(a, b, bounded), (a == 0) & jnp.isinf(b)
+    if not (bounded or isinstance(db, SymbolicZero)):
         db = jnp.where(nothing, 0, db)
     return value, change(value, (jnp.where(nothing, 0, b), da), (a, db))
 
@@ -479,7 +488,7 @@ def _lengths_at_once(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]
 def _length_of(same: tuple[Array, ...], axis: int) -> Array:
     step, far = _step_and_far(same[0].dtype)
     factors = step, 1, 1 / step
-    small, plain, large = _added([jnp.square(x * by) for x, by in zip(same, factors, strict=True)], axis)
+    small, plain, large = _added_at_once([jnp.square(x * by) for x, by in zip(same, factors, strict=True)], axis)
     length = jnp.where(plain < far, jnp.sqrt(plain), jnp.sqrt(large) * step)
     return jnp.where(plain < 1 / far, jnp.sqrt(small) / step, length)
 
@@ -498,7 +507,7 @@ def _cosine_at_once(axis: int, eps: Number, *vectors: Array) -> list[Array]:
     factors = step, step**0.5, 1.0, step**-0.5, 1 / step
     scaled = [(a * by, b * by) for by in factors]
     squares = [jnp.square(x) for each in zip(*scaled[::2], strict=True) for x in each]
-    found = _added([x * y for x, y in scaled] + squares, axis)
+    found = _added_at_once([x * y for x, y in scaled] + squares, axis)
     value, index, lengths = found[:5], jnp.int32(0), []
     for same in (found[5:8], found[8:]):
         size = jnp.where(same[1] < 1 / far, 0, jnp.where(same[1] < far, 1, 2))
@@ -530,6 +539,11 @@ def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
         return one_by_one(*terms)
     sums: list[Array] = lax.platform_dependent(*terms, cpu=at_once, default=one_by_one)
     return sums
+
+
+def _added_at_once(arrays: list[Array], axis: int) -> list[Array]:
+    """The sum of each along `axis` on a GPU, from one reading; of few entries in the thread that works on."""
+    return [jnp.sum(x, axis) for x in arrays] if are_few(arrays[0], axis) else _added(arrays, axis)
 
 
 def _added(arrays: list[Array], axis: int) -> list[Array]:
@@ -859,11 +873,15 @@ def log_sum(z: Array, axis: int) -> Array:
     return by_row(axis, log1p)(total - 1)
 
 
-def pick_shifted(x: Array, top: Array, index: Array, axis: int) -> Array:
-    """`pick` of x - top, which then need not be computed as a whole; -inf in a row without a right answer."""
+def pick_shifted(x: Array, top: Array, index: Array, axis: int, cap: Array | None = None) -> Array:
+    """`pick` of x - top, which then need not be computed as a whole; -inf in a row without a right answer.
+
+    With a `cap`, of the softly capped x.
+    """
 
     def shifted(own: Array, top: Array, index: Array) -> Array:
-        return jnp.where(index < 0, -jnp.inf, jnp.where(index < x.shape[axis], upcast(own) - top, 0))
+        own = upcast(own) if cap is None else softcap(own.astype(top.dtype), cap)
+        return jnp.where(index < 0, -jnp.inf, jnp.where(index < x.shape[axis], own - top, 0))
 
     return by_row(axis, shifted)(pick(x, index, axis), top, index)
 

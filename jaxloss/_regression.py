@@ -415,4 +415,4 @@ def _variance(name: str, var: ArrayLike, x: Array, keep: Array | None) -> Array:
             f"{name}: `var` must be a number, or have the input's shape, or that without its last axis or with size 1 "
             f"on one axis; got {v.shape} for an input of shape {x.shape}."
         )
-    return _check.masked(broadcast_like(v, x), keep, harmless=1).astype(_check.at_least(v, x.dtype))
+    return _check.masked(_check.widened_like(v, x), keep, harmless=1).astype(_check.at_least(v, x.dtype))

@@ -31,6 +31,7 @@ from ._numerics import (
     MOST,
     SUM,
     added_in_loop,
+    afresh,
     again,
     are_few,
     are_written_out,
@@ -180,7 +181,7 @@ def _costs(
 
 def _cost_apart(classes: Classes, autodiff: bool, x: Array, sums: Sums, terms: Terms) -> Array:
     """Behind a barrier, or a CPU would spread out to all classes what it has selected for rows."""
-    return _masked_cost(classes, autodiff, _dot, reread(x), lax.optimization_barrier(sums), terms)
+    return _masked_cost(classes, autodiff, _dot, _anew(x, terms.cap), lax.optimization_barrier(sums), terms)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -228,9 +229,12 @@ def _cost_of_few(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
     return _check.masked(jnp.expand_dims(fold(jnp.add, costs), axis), terms.keep)
 
 
-def _sums_by_few(axis: int, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+def _sums_by_few(
+    axis: int, x: Array, index: Array | None, keep: Array | None, cap: Array | None
+) -> tuple[Array, Array]:
     """`_plain` for a GPU, which takes it for another computation than that of the loss, and makes one of both."""
-    top, log_total, *_ = _sums_of_few(_each_class(axis, disguised(1, x)[0]), _of_class(axis, 0, index))
+    y = _capped(disguised(1, x)[0], cap)
+    top, log_total, *_ = _sums_of_few(_each_class(axis, y), _of_class(axis, 0, index))
     return jnp.expand_dims(top, axis), jnp.expand_dims(log_total, axis)
 
 
@@ -269,31 +273,37 @@ def _cost_at_once(axis: int, x: Array, sums: Sums, terms: Terms) -> Array:
     read = _read_unmasked(terms)
     own = None if is_soft(terms) else terms.target
     shares = _mixed(read) if own is None or read.uniform is None else read.uniform
-    y = _logits(axis, x, read).astype(at_least_float32(x.dtype, shares.dtype))
-    top, log_total, below, share = _found_at_once(axis, y, own, shares)
+    y = x.astype(at_least_float32(_dtype(x, terms), shares.dtype))
+    top, log_total, below, share = _found_at_once(axis, y, own, terms.cap, shares)
     cost = times(share, log_total) - below + _z_loss(Sums(top, log_total), terms)
     if own is not None:
-        cost += times(terms.scale, log_total - pick_shifted(y, top, own, axis))
+        cost += times(terms.scale, log_total - pick_shifted(y, top, own, axis, terms.cap))
     return _check.masked(cost, terms.keep)
 
 
-def _sums_at_once(axis: int, x: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+def _sums_at_once(
+    axis: int, x: Array, index: Array | None, keep: Array | None, cap: Array | None
+) -> tuple[Array, Array]:
     """`_plain` for a GPU, from one reading."""
-    top, log_total = _found_at_once(axis, x, index)
+    top, log_total = _found_at_once(axis, x, index, cap)
     return top, log_total
 
 
-def _found_at_once(axis: int, x: Array, index: Array | None, *shares: Array) -> list[Array]:
-    """The sums of rows as one reduction, and for shares of classes the sums of share·(x - top) and of the shares."""
-    top, other = of_one(upcast(x))
-    z = upcast(x) - top  # 0, and infinite where the logit is
+def _found_at_once(axis: int, x: Array, index: Array | None, cap: Array | None, *shares: Array) -> list[Array]:
+    """The sums of rows as one reduction, and for shares of classes the sums of share·(y - top) and of the shares."""
+    y = upcast(_capped(x, cap))
+    top, other = of_one(y)
+    z = y - top  # 0, and infinite where the logit is
+    if cap is not None:  # none is infinite, and a tanh that is needed twice would be kept
+        top, z = y, upcast(jnp.where(jnp.isnan(x), x, 0))
+        other = 1 + z
     parts = [top, other if index is None else jnp.where(one_hot(index, z, axis), 0, other)]
     for share in shares:
         parts += [times(share, z), jnp.broadcast_to(share, z.shape)]
     found = [jnp.expand_dims(a, axis) for a in joined(axis, *parts)]
     less: Array | int = -1
     if index is not None:
-        less = jnp.where(index < 0, -1, jnp.expm1(pick_shifted(x, found[0], index, axis)))
+        less = jnp.where(index < 0, -1, jnp.expm1(pick_shifted(x, found[0], index, axis, cap)))
     return [found[0], log1p(found[1] + less), *found[2:]]
 
 
@@ -332,21 +342,23 @@ def _is_even(terms: Terms) -> bool:
 
 def _shifted(classes: Classes, x: Array, sums: Sums, terms: Terms) -> tuple[Array, Array | None]:
     """The logits less their largest, and what of them stands at a class index."""
-    y = _logits(classes.axis, x, terms)
-    own = None if is_soft(terms) else pick_shifted(x if terms.cap is None else y, sums.top, terms.target, classes.axis)
-    return y - sums.top, own
+    own = None if is_soft(terms) else pick_shifted(x, sums.top, terms.target, classes.axis, terms.cap)
+    return _logits(classes.axis, x, terms) - sums.top, own
 
 
 def _read(classes: Classes, implementation: KernelImplementation, once: bool, x: Array, terms: Terms) -> Sums:
     index = None if is_soft(terms) else terms.target
     if implementation == "autodiff" or classes.axis_name is not None:
         return Sums(*_plain(classes, _logits(classes.axis, x, terms), index))
-    changed = terms.cap is not None or _dtype(x, terms) != at_least_float32(x.dtype)
-    if changed and implementation == "auto":
+    dtype, cap = _dtype(x, terms), terms.cap
+    if (cap is not None or dtype != at_least_float32(x.dtype)) and implementation == "auto":
         implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
-    y = _logits(classes.axis, x, terms) if changed else x
+    if implementation == "pallas":
+        x, cap = _logits(classes.axis, x, terms), None
+    elif cap is not None or dtype != at_least_float32(x.dtype):
+        x = _harmless(classes.axis, x, terms)  # masked as for the derivative, with which a CPU shares what a cap makes
     even = once and index is not None and _is_even(terms) and not are_few(x, classes.axis)
-    return Sums(*_sums(implementation, classes.axis, once, even, y, index, terms.keep))
+    return Sums(*_sums(implementation, classes.axis, once, even, x, index, terms.keep, cap))
 
 
 MANY = 1000  # classes, from which on a kernel was measured
@@ -370,13 +382,14 @@ def _sums(
     x: Array,
     index: Array | None,
     keep: Array | None,
+    cap: Array | None = None,
 ) -> list[Array]:
     """The sums of rows, read as fast as a platform can; differentiable in any mode, to any order.
 
     The first of them is the largest logit on every platform, unless rows with an index may be read `once`; the last
     that of all logits, if classes cost `even` where they are not the target.
     """
-    ways: dict[str, Any] = {"default": lambda x, index, keep: _plain(Classes(axis), x, index)}
+    ways: dict[str, Any] = {"default": lambda x, index, keep, cap: _plain(Classes(axis), x, index, cap)}
     if are_few(x, axis):
         ways |= dict.fromkeys(GPUS, partial(_sums_by_few, axis))
     elif alone():
@@ -396,14 +409,19 @@ def _sums(
             ways["cpu"] = partial(_read_from_some, axis)
         elif x.dtype.itemsize < 4 or (are_written_out(x, axis) and x.shape[axis] <= SHORT):
             ways["cpu"] = partial(_read_in_loop, axis)
-    found = lax.platform_dependent(x, index, keep, **ways) if len(ways) > 1 else ways["default"](x, index, keep)
+    given = x, index, keep, cap
+    found = lax.platform_dependent(*given, **ways) if len(ways) > 1 else ways["default"](*given)
     return [_check.masked(a, keep) for a in found]
 
 
-def _with_all(axis: int, way: Callable[..., tuple[Array, Array]], x: Array, *which: Array) -> tuple[Array, ...]:
+def _with_all(axis: int, way: Callable[..., tuple[Array, Array]], x: Array, *which: Any) -> tuple[Array, ...]:
     """What a `way` finds, and Σ z."""
     top, log_total = way(x, *which)
-    return top, log_total, added_in_loop(lambda first, z: z, axis, upcast(reread(x)) - top)
+    return (
+        top,
+        log_total,
+        added_in_loop(lambda first, z: z, axis, upcast(_capped(_anew(x, which[-1]), which[-1])) - top),
+    )
 
 
 def row_sums(
@@ -414,16 +432,16 @@ def row_sums(
     return top, log_total
 
 
-def _plain(classes: Classes, y: Array, index: Array | None) -> tuple[Array, Array]:
-    z, top = shift(y, classes.axis, classes.largest_of_parts, for_library=index is None)
+def _plain(classes: Classes, x: Array, index: Array | None, cap: Array | None = None) -> tuple[Array, Array]:
+    z, top = shift(_capped(x, cap), classes.axis, classes.largest_of_parts, for_library=index is None)
     if index is None:
         return top, by_row(classes.axis, log1p)(classes.total(jnp.exp(z)) - 1)
-    own = pick_shifted(y, top, index, classes.axis)
+    own = pick_shifted(x, top, index, classes.axis, cap)
     total = classes.of_parts(sum_around_less_one(z, own, index, classes.axis))
     return top, by_row(classes.axis, log1p)(total)
 
 
-def _read_once(axis: int, even: bool, x: Array, index: Array, keep: Array) -> tuple[Array, ...]:
+def _read_once(axis: int, even: bool, x: Array, index: Array, keep: Array, cap: Array | None) -> tuple[Array, ...]:
     """`_plain` on a CPU, without a pass for the maximum: logits are taken from that of the row's own class.
 
     If all classes cost, too, Σ z is found on the way.
@@ -431,6 +449,7 @@ def _read_once(axis: int, even: bool, x: Array, index: Array, keep: Array) -> tu
     If the loss of a row is above 30, from where on probabilities would lose digits and in the end overflow, all are
     read again, from their maxima.
     """
+    x = _capped(x, cap)
     y = upcast(nearest(x, jnp.maximum(index, 0), axis))
     z = upcast(x) - finite(y)
     others, *below = _others_and_all(axis, z, index) if even else [sum_without(z, index, axis)]
@@ -459,18 +478,19 @@ def _others_and_all(axis: int, z: Array, index: Array) -> list[Array]:
     return in_loop(axis, [SUM, SUM], lambda first, z, index: [others_of(axis, first, z, index), z], z, index)
 
 
-def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
+def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None, cap: Array | None) -> tuple[Array, Array]:
     """`_plain` on a CPU of short rows, and of narrow logits, which it widens faster in a loop than for a sum."""
-    z, top = shift(x, axis)
+    z, top = shift(_capped(x, cap), axis)
     total = added_in_loop(lambda first, z: jnp.exp(z), axis, z)
     return top, by_row(axis, log1p)(total - 1)
 
 
-def _read_from_some(axis: int, x: Array, index: None, keep: Array | None) -> tuple[Array, Array]:
+def _read_from_some(axis: int, x: Array, index: None, keep: Array | None, cap: Array | None) -> tuple[Array, Array]:
     """`_plain` of long rows on a CPU, in one reading that finds the maximum too: logits are taken from that of some.
 
     Where another is so far above it that digits would be lost, and in the end the sum, all are read again.
     """
+    x = _capped(x, cap)
     some = shift(lax.slice_in_dim(x, 0, SOME, axis=axis), axis)[1]
 
     def each(first: int, x: Array, some: Array) -> list[Array]:
@@ -488,7 +508,7 @@ def _read_from_some(axis: int, x: Array, index: None, keep: Array | None) -> tup
     return top, by_row(axis, lambda total, top, some: log1p(total / jnp.exp(top - some) - 1))(total, top, some)
 
 
-def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None) -> tuple[Array, Array]:
+def _by_kernel(interpret: bool, y: Array, index: Array | None, keep: Array | None, cap: None) -> tuple[Array, Array]:
     classes = y.shape[-1]
     apart = index
     if apart is None:
@@ -505,14 +525,16 @@ def _sums_jvp(
     axis: int,
     once: bool,
     even: bool,
-    primals: tuple[Array, Array | None, Array | None],
-    tangents: tuple[Array, Array | None, Array | None],
+    primals: tuple[Array, Array | None, Array | None, Array | None],
+    tangents: tuple[Array, Array | None, Array | None, Array | None],
 ) -> tuple[list[Array], list[Array]]:
     # d log Σ e^z = Σ p dz. What logits are taken from is a constant: it cancels wherever it enters.
-    x, _, keep = primals
+    x, _, keep, cap = primals
     top, log_total, *below = _sums(implementation, axis, once, even, *primals)
-    z, dx = upcast(_masked(x, keep, axis)) - top, _masked(tangents[0], keep, axis)
-    changes = [softmax(z, log_total) * dx, *(upcast(dx) for _ in below)]
+    y, dy = _masked(x, keep, axis), _masked(tangents[0], keep, axis)
+    if cap is not None:
+        y, dy = jax.jvp(_capped, (y, cap), (dy, tangents[3]))
+    changes = [softmax(upcast(y) - top, log_total) * dy, *(upcast(dy) for _ in below)]
     moved = [jnp.sum(change, axis, keepdims=True).astype(log_total.dtype) for change in changes]
     return [top, log_total, *below], [jnp.zeros_like(top), *moved]
 
@@ -586,14 +608,15 @@ def pull(classes: Classes, x: Array, sums: Sums, terms: Terms, g: Array | float)
 
     `g` is that of this device's part of the loss.
     """
-    x, target, top, log_total = again(x, terms.target, sums.top, sums.log_total)
+    (x,) = again(x) if terms.cap is None else afresh(x, shared_by_cpu=True, bit=2)
+    target, top, log_total = again(terms.target, sums.top, sums.log_total)
     terms, sums = terms._replace(target=target), sums._replace(top=top, log_total=log_total)
     z, own = _shifted(classes, x, sums, terms)
     dx = _slope(classes, z, own, sums, terms, g)
     part, of_terms = jax.vjp(partial(_cost, classes, z, own, sums), terms)
     (dterms,) = of_terms(vary_alike((g * jnp.ones_like(part, dx.dtype), part))[0])
     if terms.cap is not None:
-        _, of_cap = jax.vjp(softcap, _harmless(classes.axis, x, terms), terms.cap)
+        _, of_cap = jax.vjp(_capped, _harmless(classes.axis, x, terms), terms.cap)
         dx, dcap = of_cap(dx.astype(z.dtype))
         dterms = dterms._replace(cap=dcap)
     return dx, dterms
@@ -634,8 +657,16 @@ def _less_target(axis: int, hit: Array, log_p: Array, own: Array) -> Array:
 
 
 def _logits(axis: int, x: Array, terms: Terms) -> Array:
-    x = _harmless(axis, x, terms)
-    return x if terms.cap is None else softcap(x, terms.cap)
+    return _capped(_harmless(axis, x, terms), terms.cap)
+
+
+def _capped(x: Array, cap: Array | None) -> Array:
+    return x if cap is None else softcap(upcast(x), cap)
+
+
+def _anew(x: Array, cap: Array | None) -> Array:
+    """`reread`. With a cap a GPU's passes have their own logits too: what a tanh has made of them would be kept."""
+    return reread(x) if cap is None else afresh(x, shared_by_cpu=True)[0]
 
 
 def _harmless(axis: int, x: Array, terms: Terms) -> Array:

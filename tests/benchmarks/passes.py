@@ -69,17 +69,23 @@ def instructions(text, start):
 
 
 def picked(text, called):
-    """Which part of each argument of a fusion, by number, is read: less than all where it ends in a gather."""
+    """Which part of each argument of a fusion, by number, is read, and which of its result written.
+
+    Less than all where it begins with a gather, or ends in a scatter, which writes into its first argument.
+    """
     lines = list(instructions(text, f"\n%{called} "))
-    shapes, part = {name: shape for name, shape, *_ in lines}, {lines[-1][0]: 1.0}
+    shapes, root = {name: shape for name, shape, *_ in lines}, lines[-1]
+    part, written = {root[0]: 1.0}, 1.0
     for name, shape, operation, arguments, _ in reversed(lines):
         for argument in arguments if operation != "parameter" else ():
-            picks = operation in ("gather", "dynamic-slice") and argument == arguments[0]
-            share = size(shape) / max(1, size(shapes.get(argument, ""))) if picks else 1
+            share = 1.0
+            if operation in ("gather", "dynamic-slice") and argument == arguments[0]:
+                share = size(shape) / max(1, size(shapes.get(argument, "")))
+            elif operation == "scatter" and name == root[0] and argument == arguments[0]:
+                share = written = size(shapes.get(arguments[-1], "")) / max(1, size(shape))
             part[argument] = max(part.get(argument, 0), min(1, share) * part.get(name, 0))
-    return {
-        int(arguments[0]): part.get(name, 0) for name, _, operation, arguments, _ in lines if operation == "parameter"
-    }
+    parameters = {int(arguments[0]): name for name, _, operation, arguments, _ in lines if operation == "parameter"}
+    return {number: part.get(name, 0) for number, name in parameters.items()}, written
 
 
 def kernels(text):
@@ -90,9 +96,9 @@ def kernels(text):
         if operation in FREE:
             continue
         called = re.search(r"calls=%([\w.\-]+)", rest)
-        part = picked(text, called.group(1)) if called else {}
+        part, written = picked(text, called.group(1)) if called else ({}, 1)
         sizes = {a: part.get(number, 1) * size(shapes.get(a, "")) for number, a in enumerate(arguments)}
-        found[name] = size(shape) + sum(sizes.values()), shape
+        found[name] = written * size(shape) + sum(sizes.values()), shape
     return found
 
 
