@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from . import _check, _labels
 from ._devices import spread_like
@@ -14,6 +15,7 @@ from ._numerics import (
     again,
     at_least_float32,
     change,
+    compiled_once,
     for_any,
     log_sum,
     pick_shifted,
@@ -139,14 +141,27 @@ def generalized_cross_entropy(
     rows = _rows(name, input, target, ignore_index, axis, where)
     dtype = at_least_float32(rows.logits.dtype)
     q = jnp.asarray(_check.number(name, "q", q, dtype, low=0, high=1), dtype)
+    return reduce(name, _expected(lambda nll: _less_than_one(nll, q), rows), reduction, rows.keep)
 
-    def cost(nll: Array) -> Array:
-        never = jnp.isinf(nll)
-        held = jnp.where(never, 0, nll)
-        at_most = jnp.where(q == 0, jnp.inf, 1 / jnp.where(q == 0, 1, q))
-        return jnp.where(never, at_most, held * _mean_exponential(-q * held))
 
-    return reduce(name, _expected(cost, rows), reduction, rows.keep)
+@jax.custom_jvp
+def _less_than_one(nll: Array, q: Array) -> Array:
+    """(1 - p^q) / q for p = e^-nll."""
+    never = jnp.isinf(nll)
+    held = jnp.where(never, 0, nll)
+    at_most = jnp.where(q == 0, jnp.inf, 1 / jnp.where(q == 0, 1, q))
+    return jnp.where(never, at_most, held * _mean_exponential(-q * held))
+
+
+@partial(_less_than_one.defjvp, symbolic_zeros=True)
+def _less_than_one_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # p^q is what the slopes of the product leave when they cancel, the last digits of a wrong row.
+    (nll, q), (dnll, dq) = primals, tangents
+    slope = jnp.where(jnp.isinf(nll), 0, jnp.exp(-q * nll))
+    moved = change(nll, (slope, dnll))
+    if not isinstance(dq, SymbolicZero):
+        moved += jax.jvp(partial(_less_than_one.fun, nll), (q,), (dq,))[1]
+    return _less_than_one(nll, q), moved
 
 
 def _mean_exponential(x: Array) -> Array:
@@ -300,6 +315,7 @@ def _conjugate_jvp(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
+@compiled_once(3)
 def _threshold(x: Array, top: Array, counted: Array | None, axis: int) -> Array:
     """The τ with Σ max(0, x - top - τ) = 1 in each row, `axis` kept.
 

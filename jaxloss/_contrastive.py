@@ -15,7 +15,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._devices import AxisName, everyone, explicit_sharding, laid_out_like, numbers, spread_like
-from ._numerics import afresh, again, joined, log1p, of_one, positive_part, shift, softplus, unit
+from ._numerics import afresh, again, compiled_once, joined, log1p, of_one, positive_part, shift, softplus, unit
 from ._reduce import mean, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -610,8 +610,12 @@ def _similarities_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array
     # Left to autodiff, the gradient for y would be the product of a transposed matrix, which takes a CPU twice the time
     # of another. This is (xᵀ G)ᵀ, with small transposes which `again` keeps XLA from moving back.
     (x, y), (dx, dy) = primals, tangents
-    across, change = again(x.T, dy.T)
-    return _similarities(x, y), _dots(dx, y) + _dot(across, change, 0, 0)
+    return _similarities(x, y), _dots(dx, y) + _dot(_again_as_one(x.T), _again_as_one(dy.T), 0, 0)
+
+
+@jax.jit  # `again` is unfolded in a linear function, and then compiled at each call outside of jit
+def _again_as_one(x: Array) -> Array:
+    return again(x)[0]
 
 
 def _log_total(logits: Array, axis: int = 0) -> Array:
@@ -621,6 +625,7 @@ def _log_total(logits: Array, axis: int = 0) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
+@compiled_once(1)
 def _top_and_total(logits: Array, axis: int) -> tuple[Array, Array]:
     """The largest logit, a constant to differentiation, and Σ exp of all less that one."""
 

@@ -12,7 +12,7 @@ from . import _check, _lattice, _sequences, _wide
 from ._devices import alone
 from ._kernels import ctc as _kernel
 from ._lattice import Shares
-from ._numerics import again, at_least_float32, softmax, upcast
+from ._numerics import again, at_least_float32, compiled_once, softmax, upcast
 from ._reduce import reduce
 from ._rows import row_sums
 from ._sequences import Batch, Layout
@@ -303,6 +303,7 @@ def _shares(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
+@compiled_once(0)
 def _by_platform(kernel: str, log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
     """In XLA, or by the kernel on CUDA; "pallas" nowhere but there and, interpreted, on a CPU."""
     arrays = log_blank, log_labels, skip, sizes

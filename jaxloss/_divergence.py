@@ -60,8 +60,13 @@ def generalized_kl_div(
     """
     name = "generalized_kl_div"
     (x, t), keep, axis = _distributions(name, axis, where, input=input, target=target)
-    total = added_in_loop(lambda first, *rows: _generalized_kl(*rows), axis, x, t, few=15)
+    total = added_in_loop(_generalized_kl_of, axis, x, t, few=15)
     return reduce(name, jnp.squeeze(total, axis), reduction, keep)
+
+
+def _generalized_kl_of(first: int, x: Array, t: Array) -> Array:
+    kl: Array = _generalized_kl(x, t)
+    return kl
 
 
 @jax.custom_jvp
@@ -250,13 +255,14 @@ def distillation_loss(
     alpha = _check.number(name, "alpha", alpha, dtype, low=0, high=1)
     beta = jnp.asarray(_check.number(name, "beta", beta, dtype, low=0, high=1), dtype)
     ignore_index = _check.integer(name, "ignore_index", ignore_index)
-    index = None
+    index, read = None, [z, x]
     if target is not None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
         counted = jnp.expand_dims(keep, axis)
-        x, z = (_check.masked(a, counted) for a in (x, z))
+        wide = x.astype(dtype)  # once for both parts: the sum of their gradients is what is rounded
+        read = [_check.masked(a, counted) for a in (z, wide)]
 
-    z_p, z_q = (_shifted(a, jnp.asarray(temperature, dtype), axis) for a in (z, x))
+    z_p, z_q = (_shifted(a, jnp.asarray(temperature, dtype), axis) for a in read)
     if divergence == "jensen_shannon":
         log_p, log_q = (z - log_sum(z, axis) for z in (z_p, z_q))
         apart = _jensen_shannon(log_p, log_q, beta, axis, True)
@@ -265,7 +271,7 @@ def distillation_loss(
         apart = _kullback_leibler_of_rows(*order, axis)
     loss = temperature * temperature * apart
     if index is not None:
-        right = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), counted, axis), axis)
+        right = jnp.squeeze(surprise(x, jnp.expand_dims(index, axis), counted, axis, wide), axis)
         right = _labels.spoiled(jnp.ones_like(loss), index) * right
         share = jnp.broadcast_to(jnp.asarray(alpha, loss.dtype), loss.shape)
         loss = times(share, loss) + times(1 - share, right)
@@ -281,7 +287,11 @@ def _shifted(x: Array, temperature: Array, axis: int) -> Array:
 def _kullback_leibler_of_rows(z_p: Array, z_q: Array, axis: int) -> Array:
     """KL(p, q) of each row, from logits that are shifted."""
     log_p, log_q = (z - log_sum(z, axis) for z in (z_p, z_q))
-    return jnp.squeeze(added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q, few=15), axis)
+    return jnp.squeeze(added_in_loop(_kullback_leibler_of, axis, log_p, log_q, few=15), axis)
+
+
+def _kullback_leibler_of(first: int, log_p: Array, log_q: Array) -> Array:
+    return _kullback_leibler(log_p, log_q)
 
 
 @partial(_kullback_leibler_of_rows.defjvp, symbolic_zeros=True)
@@ -291,7 +301,7 @@ def _kullback_leibler_of_rows_jvp(
     # That p adds up to 1 is known: only the slope of p has to wait for a sum over the row.
     totals = [log_sum(z, axis) for z in primals]
     log_p, log_q = map(jnp.subtract, primals, totals)
-    value = added_in_loop(lambda first, *logs: _kullback_leibler(*logs), axis, log_p, log_q, few=15)
+    value = added_in_loop(_kullback_leibler_of, axis, log_p, log_q, few=15)
     log_p, log_q = map(jnp.subtract, afresh(*primals, shared_by_cpu=True), totals)
     (dp, dq), p = tangents, jnp.exp(log_p)
     surplus = jnp.maximum(log_p, np.finfo(p.dtype).min) - log_q

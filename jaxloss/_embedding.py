@@ -364,5 +364,5 @@ def _two_sides(eps: Array, *points: Array) -> list[Array]:
 
 
 def _three_sides(eps: Array, *points: Array) -> list[Array]:
-    _, p, n = widened(*points)
-    return [*_two_sides(eps, *points), p - n + eps]
+    a, p, n = widened(*points)
+    return [*_two_sides(eps, a, p, n), p - n + eps]

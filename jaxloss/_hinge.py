@@ -11,7 +11,7 @@ from jax import lax
 
 from . import _check, _labels
 from ._devices import alone
-from ._numerics import again, are_few, at_least_float32, one_hot, pick, positive_part, upcast
+from ._numerics import again, are_few, at_least_float32, compiled_once, one_hot, pick, positive_part, upcast
 from ._reduce import are_many, reduce
 from ._types import Array, ArrayLike, Number, Reduced, Reduction
 
@@ -293,6 +293,7 @@ def _apart_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+@compiled_once(2, 3)
 def _best_other(x: Array, right: Array, axis: int, counted: bool) -> tuple[Array, Array]:
     """The highest score of another class, -inf if there is none, and if they are to be `counted` how many have it."""
     others = jnp.where(one_hot(right, x, axis), -jnp.inf, upcast(x))

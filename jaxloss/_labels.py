@@ -64,7 +64,7 @@ def rows(
     _check_row_shape(name, t.shape, input, axis)
     limits = np.iinfo(t.dtype)
     ignorable = ignore_index is not None and limits.min <= ignore_index <= limits.max
-    counts = jnp.asarray(t != ignore_index) if ignorable else jnp.ones(t.shape, bool)
+    counts = jnp.asarray(t != t.dtype.type(ignore_index)) if ignorable else jnp.ones(t.shape, bool)
     unmasked = _check.mask(name, where, t.shape)
     keep = counts if unmasked is None else counts & unmasked
     classes = input.shape[axis] if classes is None else classes

@@ -20,6 +20,7 @@ from jax import lax
 
 from . import _wide
 from ._devices import spread_like
+from ._numerics import compiled_once
 from ._types import Array
 from ._wide import Wide
 
@@ -89,6 +90,7 @@ def skip_from_the_end(skip: Array) -> Array:
     return jnp.roll(jnp.flip(skip, 0), 1, 0)
 
 
+@compiled_once()
 def forward(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Wide:
     """The mass of all alignments, (N,)."""
     p = _wide.exp(apart(log_blank[:, None])), _wide.exp(apart(log_labels))
@@ -110,6 +112,7 @@ class Shares(NamedTuple):
     mass: Wide
 
 
+@compiled_once()
 def shares(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> Shares:
     """The posterior of each label, from α and β."""
     arrays = log_blank, log_labels, skip, sizes
@@ -191,6 +194,7 @@ def posterior(ways: Ways, log_labels: Array) -> Array:
     return share_of(total, joint)
 
 
+@compiled_once()
 def best_path(log_blank: Array, log_labels: Array, skip: Array, sizes: Array) -> tuple[Array, Array]:
     """The state of the best path at each frame, (T, N), 2s at blank s and 2s + 1 at label s; and where there is a path.
 

@@ -16,6 +16,7 @@ from ._numerics import (
     afresh,
     at_least_float32,
     by_itself,
+    compiled_once,
     for_any,
     one_hot,
     pick,
@@ -417,6 +418,7 @@ def multilabel_margin_loss(
 
 
 @jax.custom_jvp
+@compiled_once()
 def _multilabel_margin(x: Array, labels: Array, keep: Array) -> Array:
     """Σ max(0, 1 - x at a label + x at no label), over the labels in front of the -1s and over the other classes.
 
@@ -438,7 +440,13 @@ def _multilabel_margin_jvp(
 ) -> tuple[Array, Array]:
     # Linear between kinks: of each pair that counts, +1 for the other class and -1 for the label.
     (x, labels, keep), (dx, _, _) = primals, tangents
-    still = lax.stop_gradient(x)  # a loop of unknown length has no reverse mode, and needs none
+    # A loop of unknown length has no reverse mode, and needs none.
+    slope = _slope_of_labels(lax.stop_gradient(x), labels, keep)
+    return _multilabel_margin(*primals), jnp.sum(slope * dx, -1)
+
+
+@compiled_once()
+def _slope_of_labels(still: Array, labels: Array, keep: Array) -> Array:
     named, unknown = _named(still, labels, keep)
 
     def add(slope: Array, index: Array) -> Array:
@@ -451,8 +459,8 @@ def _multilabel_margin_jvp(
         of_named = _over_few(jnp.where(_hits(still, index), of_label[..., None], 0))
         return slope + jnp.where(named, -of_named, _over_few(above(still)))
 
-    slope = jnp.where(unknown[..., None], jnp.nan, _by_few_labels(add, _nothing(still), still, labels, keep))
-    return _multilabel_margin(*primals), jnp.sum(slope * dx, -1)
+    slope: Array = jnp.where(unknown[..., None], jnp.nan, _by_few_labels(add, _nothing(still), still, labels, keep))
+    return slope
 
 
 def _nothing(x: Array) -> Array:

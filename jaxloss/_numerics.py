@@ -13,7 +13,7 @@ five times the time; derivatives, which have to be written anyway, may have as m
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial, reduce
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,22 @@ from numpy.polynomial import Chebyshev, Polynomial
 from ._devices import alone, broadcast_like, is_split, vary_alike
 from ._types import Array, Number
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Vectors: TypeAlias = Callable[..., list[Array]]
 
 # torch's 1e-12 is a float32 constant, which shows in its float64 results.
 TORCH_EPSILON = 9.999999960041972e-13
+
+
+def compiled_once(*static: int) -> Callable[[Function], Function]:
+    """What is called outside of `jax.jit` compiles a choice of platform, a loop or a reduction of its own at each call.
+
+    A function so marked, of arrays and of `static` arguments that compare equal, compiles it at the first. Inside of
+    `jax.jit` the mark changes nothing.
+    """
+    mark: Any = partial(jax.jit, static_argnums=static, inline=True)
+    marked: Callable[[Function], Function] = mark
+    return marked
 
 
 def at_least_float32(*dtypes: jnp.dtype) -> jnp.dtype:
@@ -57,6 +69,7 @@ def change(value: Array, *terms: tuple[Array | float, Any]) -> Array:
     return reduce(jnp.add, moved) if moved else jnp.zeros_like(value)
 
 
+@compiled_once()
 def again(*arrays: Array) -> list[Array]:
     """The same arrays for a derivative that shares nothing with the value on a CPU.
 
@@ -69,6 +82,7 @@ def again(*arrays: Array) -> list[Array]:
     return found
 
 
+@partial(jax.jit, static_argnames=("shared_by_cpu", "bit"), inline=True)
 def afresh(*arrays: Array, shared_by_cpu: bool = False, bit: int = 1) -> list[Array]:
     """`again`, for a derivative that stands beside its value in a sum over numbers.
 
@@ -130,6 +144,7 @@ def _together_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tupl
     return _together(*primals), list(found.values())
 
 
+@compiled_once()
 def _left_by_one_loop(arrays: list[Array]) -> list[Array]:
     """The arrays, as the sums of each and nothing."""
     alike = len({(x.shape, x.dtype) for x in arrays}) == 1 and arrays[0].dtype.itemsize >= 4
@@ -167,6 +182,7 @@ def reread(x: Array) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
+@compiled_once(1)
 def narrow(x: Array, dtype: jnp.dtype) -> Array:
     """`x` rounded to `dtype`, as `astype` does it, for the end of a derivative.
 
@@ -518,6 +534,7 @@ def _cosine_at_once(axis: int, eps: Number, *vectors: Array) -> list[Array]:
     return [lax.select_n(index, *value), *lengths]
 
 
+@compiled_once(1, 2)
 def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
     """The sum of each along `axis`, `in_loop` over all on a CPU, if it has long vectors to add, or writes all out.
 
@@ -617,10 +634,19 @@ def added_in_loop(entries: Callable[..., Array], axis: int, *arrays: Array, most
 
 def sum_of_rows(x: Array, axis: int) -> Array:
     """Σ x along `axis`, of entries with long arithmetic, which a CPU's loop computes as well."""
-    return jnp.squeeze(added_in_loop(lambda first, x: x, axis, x, most=FEW_PARTS, few=8), axis)
+    return jnp.squeeze(added_in_loop(as_it_is, axis, x, most=FEW_PARTS, few=8), axis)
+
+
+def as_it_is(first: int, x: Array) -> Array:
+    return x
+
+
+def exponentials(first: int, x: Array) -> Array:
+    return jnp.exp(x)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+@compiled_once(0, 1, 2, 3)
 def _added_in_loop(entries: Callable[..., Array], axis: int, most: int, few: int, *arrays: Array) -> Array:
     def default(*arrays: Array) -> Array:
         return jnp.sum(entries(0, *arrays), axis, keepdims=True)
@@ -831,6 +857,7 @@ def finite(x: Array) -> Array:
     return at_most(jnp.maximum(x, -most), most)
 
 
+@compiled_once(1, 2)
 def _top(x: Array, axis: int, for_library: bool) -> Array:
     """The largest entry. A CPU may lose a NaN, which then is found by what is added up."""
     x = upcast(x) if x.dtype.itemsize == 1 else x  # some have no infinity
@@ -867,7 +894,7 @@ def by_itself(rows: Array) -> Array:
 def log_sum(z: Array, axis: int) -> Array:
     """log Σ exp(z) of shifted rows, `axis` kept. A row of -inf gives -inf with derivative 0."""
     if are_written_out(z, axis):
-        total = added_in_loop(lambda first, z: jnp.exp(z), axis, z)
+        total = added_in_loop(exponentials, axis, z)
     else:
         total = jnp.sum(jnp.exp(z), axis, keepdims=True)
     return by_row(axis, log1p)(total - 1)
@@ -898,7 +925,12 @@ def sum_around_less_one(z: Array, own: Array, index: Array, axis: int) -> Array:
 
 def sum_without(z: Array, index: Array, axis: int) -> Array:
     """Σ exp(z) over all classes but `index`."""
-    return added_in_loop(partial(others_of, axis), axis, z, index)
+    return added_in_loop(_others_along(axis), axis, z, index)
+
+
+@cache
+def _others_along(axis: int) -> Callable[..., Array]:
+    return partial(others_of, axis)
 
 
 def others_of(axis: int, first: int, z: Array, index: Array) -> Array:

@@ -9,7 +9,7 @@ from jax import lax
 
 from . import _check
 from ._devices import alone
-from ._numerics import by_itself
+from ._numerics import again, by_itself, compiled_once
 from ._types import Array, ArrayLike, Reduced
 
 REDUCTIONS = ("mean", "sum", "none", "sum_and_weight")
@@ -68,6 +68,7 @@ def are_many(x: Array) -> bool:
 
 
 @jax.custom_jvp
+@compiled_once()
 def _finished(loss: Array) -> Array:
     """The same entries, of which a sum that the caller may take starts from an array and not with their arithmetic.
 
@@ -83,6 +84,7 @@ def _finished_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 
 
 @jax.custom_jvp
+@compiled_once()
 def sum_in_loop(loss: Array) -> Array:
     """Σ loss by one vectorised loop on a CPU that computes the entries as well.
 
@@ -121,6 +123,11 @@ def denominator(
     """What the mean over `size` entries divides by, those that are masked left out. It carries no gradient."""
     # Not `in_loop` what may be a constant: XLA knows what ones sum to only where it sees that they are added.
     add = sum_in_loop if in_loop else jnp.sum
+    if in_loop:  # a mask that a program knows XLA would add up while it compiles, by our addition in seconds
+        if keep is not None:
+            (keep,) = again(keep)
+        elif share is not None:
+            (share,) = again(share)
     if share is not None:
         return lax.stop_gradient(add(_check.masked(share, keep).astype(dtype)))
     # A float32 sum of ones can stop growing at 2**24. Below it is exact, and compiles faster on a CPU than integers.

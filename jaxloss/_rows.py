@@ -35,10 +35,12 @@ from ._numerics import (
     again,
     are_few,
     are_written_out,
+    as_it_is,
     at_least_float32,
     by_itself,
     by_row,
     disguised,
+    exponentials,
     finite,
     for_any,
     in_loop,
@@ -149,6 +151,8 @@ def losses(
     CPU's library those that are short and have probabilities.
     """
     value_only = value_only and not statistics
+    if implementation == "autodiff":
+        x = x.astype(_dtype(x, terms))  # once for all uses: the sum of their gradients is what is rounded
     by_library = _is_for_library(classes, value_only, x, terms)
     sums = _read(classes, implementation, not (statistics or by_library), x, terms)
     apart = lax.optimization_barrier(sums) if kept else sums
@@ -317,7 +321,12 @@ def _masked_cost(
 ) -> Array:
     given = terms if autodiff else _read_unmasked(terms)
     z, own = _shifted(classes, x, sums, given)
-    return _check.masked(_cost(classes, z, own, sums, given, dot), terms.keep)
+    nll = None
+    if autodiff and own is not None and classes.axis_name is None:
+        # Left to autodiff, the slope p - 1 would be rounded before it is formed.
+        keep = jnp.ones(own.shape, bool) if given.keep is None else given.keep
+        nll = surprise(_logits(classes.axis, x, given), given.target, keep, classes.axis)
+    return _check.masked(_cost(classes, z, own, sums, given, dot, nll), terms.keep)
 
 
 def _costs_with_care(classes: Classes, x: Array, sums: Sums, terms: Terms) -> Array:
@@ -420,7 +429,7 @@ def _with_all(axis: int, way: Callable[..., tuple[Array, Array]], x: Array, *whi
     return (
         top,
         log_total,
-        added_in_loop(lambda first, z: z, axis, upcast(_capped(_anew(x, which[-1]), which[-1])) - top),
+        added_in_loop(as_it_is, axis, upcast(_capped(_anew(x, which[-1]), which[-1])) - top),
     )
 
 
@@ -481,7 +490,7 @@ def _others_and_all(axis: int, z: Array, index: Array) -> list[Array]:
 def _read_in_loop(axis: int, x: Array, index: None, keep: Array | None, cap: Array | None) -> tuple[Array, Array]:
     """`_plain` on a CPU of short rows, and of narrow logits, which it widens faster in a loop than for a sum."""
     z, top = shift(_capped(x, cap), axis)
-    total = added_in_loop(lambda first, z: jnp.exp(z), axis, z)
+    total = added_in_loop(exponentials, axis, z)
     return top, by_row(axis, log1p)(total - 1)
 
 
@@ -539,18 +548,19 @@ def _sums_jvp(
     return [top, log_total, *below], [jnp.zeros_like(top), *moved]
 
 
-def surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
+def surprise(x: Array, index: Array, keep: Array, axis: int, wide: Array | None = None) -> Array:
     """-log softmax(x) of one class `index` per row, `axis` kept; 0 in rows that do not count, which may hold anything.
 
     It is finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
+    The derivative is that for `wide`, x as a caller has widened it to add up gradients before they are rounded.
     """
-    nll: Array = _surprise(*vary_alike((x, index, keep)), axis)
+    nll: Array = _surprise(*vary_alike((x, x if wide is None else wide, index, keep)), axis)
     return nll
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-@partial(jax.jit, static_argnums=3)  # as above
-def _surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+@partial(jax.jit, static_argnums=4)  # as above
+def _surprise(x: Array, wide: Array, index: Array, keep: Array, axis: int) -> Array:
     top, log_total = _sums("auto", axis, True, False, x, index, keep)
     own = pick_shifted(reread(x), top, index, axis)
     nll = by_row(axis, lambda log_total, own, index: log_total - jnp.where(index < 0, 0, own))(log_total, own, index)
@@ -559,14 +569,14 @@ def _surprise(x: Array, index: Array, keep: Array, axis: int) -> Array:
 
 @_surprise.defjvp
 def _surprise_jvp(
-    axis: int, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+    axis: int, primals: tuple[Array, Array, Array, Array], tangents: tuple[Array, Array, Array, Array]
 ) -> tuple[Array, Array]:
     # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
-    x, index, keep = primals
-    nll, (top, log_total) = _surprise(*primals, axis), _sums("auto", axis, True, False, *primals)
+    x, _, index, keep = primals
+    nll, (top, log_total) = _surprise(*primals, axis), _sums("auto", axis, True, False, x, index, keep)
     p = softmax(upcast(_masked(reread(x), keep, axis)) - top, log_total)
     slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
-    return nll, jnp.sum(slope * _masked(tangents[0], keep, axis), axis, keepdims=True)
+    return nll, jnp.sum(slope * _masked(tangents[1], keep, axis), axis, keepdims=True)
 
 
 def _dot(axis: int, a: Array, b: Array) -> Array:
@@ -585,17 +595,21 @@ def _cost(
     sums: Sums,
     terms: Terms,
     dot: Callable[[int, Array, Array], Array] = _dot,
+    nll: Array | None = None,
 ) -> Array:
-    """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several."""
+    """The loss of each row from its shifted logits: this device's part of it, if classes are spread over several.
+
+    `nll` is -log p of a class index, if it is known.
+    """
     axis, log_total = classes.axis, sums.log_total
     if own is None:
         loss = dot(axis, _mixed(terms), log_total - z)
     else:
-        loss = by_row(axis, lambda scale, of_all, own: times(scale, of_all - own))(
-            terms.scale, classes.only_first(log_total), own
-        )
+        if nll is None:
+            nll = by_row(axis, jnp.subtract)(classes.only_first(log_total), own)
+        loss = by_row(axis, times)(terms.scale, nll)
         if terms.uniform is not None and _is_even(terms):
-            total = added_in_loop(lambda first, z: z, axis, z) if sums.below is None else sums.below
+            total = added_in_loop(as_it_is, axis, z) if sums.below is None else sums.below
             loss += times(terms.uniform, z.shape[axis] * log_total - total)
         elif terms.uniform is not None:
             loss += dot(axis, terms.uniform, log_total - z)

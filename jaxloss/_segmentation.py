@@ -446,6 +446,8 @@ def _summed(
     ignored = _check.integer(name, "ignore_index", options.ignore_index)
     axis = None if options.mode == "binary" else _labels.class_axis(name, options.axis, x)
     t = _check.array(name, "target", target)
+    if jnp.issubdtype(t.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: `target` must be real numbers, got {t.dtype} of shape {t.shape}.")
     over = _summed_axes(name, x, axis, options.per_sample)
     if axis is not None and options.mode == "multiclass" and t.shape != x.shape:
         index, _ = _labels.rows(name, target, x, axis, where, ignored)

@@ -492,6 +492,36 @@ def test_replicated_logits_with_targets_that_vary(loss):
     close(quick.jit(program)(x, y), quick.jit(whole)(x, y))
 
 
+@pytest.mark.parametrize("width", [3, 64])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("loss", ["cosine_embedding_loss", "triplet_margin_loss", "pairwise_distance"])
+def test_replicated_vectors_beside_others_that_vary(loss, which, width):
+    rng = np.random.default_rng(0)
+    vectors = [rng.normal(size=(2 if i == which else 4, width)) for i in range(2)]
+    rest = {"cosine_embedding_loss": [np.array([1, -1, 1, -1])], "triplet_margin_loss": [rng.normal(size=(4, width))]}
+    vectors += rest.get(loss, [])
+    loss = getattr(jaxloss, loss)
+
+    def pair(*args):
+        if loss is not jaxloss.pairwise_distance:
+            return loss(*args, reduction="sum_and_weight")
+        distance = loss(*args)
+        return jnp.sum(distance), jnp.asarray(distance.size, distance.dtype)
+
+    def whole(*args):
+        total, weight = pair(*(jnp.tile(a, (2, 1)) if i == which else a for i, a in enumerate(args)))
+        return total / weight
+
+    specs = tuple(P() if i == which else P("data") for i in range(len(vectors)))
+    program = jax.shard_map(
+        jax.value_and_grad(lambda *args: spmd.mean(pair(*args), "data"), (0, 1)),
+        mesh=mesh(data=2),
+        in_specs=specs,
+        out_specs=(P(), specs[:2]),
+    )
+    close(quick.jit(program)(*vectors), quick.jit(jax.value_and_grad(whole, (0, 1)))(*vectors))
+
+
 def test_chunks_inside_shard_map():
     rng = np.random.default_rng(0)
     x, t, scale = rng.normal(size=(14, 3)), rng.normal(size=(14, 3)), np.float64(1.5)

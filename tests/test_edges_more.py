@@ -248,6 +248,16 @@ def test_generalized_cross_entropy_is_bounded():
     assert (grad == 0).all()
 
 
+@pytest.mark.parametrize(("q", "gap"), [(0.7, 25.0), (0.7, 31.0), (1.0, 17.0), (1.0, 31.0)])
+def test_generalized_cross_entropy_of_a_wrong_row_has_the_slope_of_its_formula(q, gap):
+    def loss(x):
+        return jaxloss.generalized_cross_entropy(x, jnp.array([1]), q=q)
+
+    p = 1 / (1 + np.exp(gap))
+    slope = -(p**q) * (1 - p)
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([[gap, 0]], jnp.float32))[0], [-slope, slope], rtol=1e-5)
+
+
 def test_sparsemax_is_exactly_zero_beyond_its_margin():
     x = jnp.array([[3.0, 2.0, -1.0], [3.0, 2.5, -1.0]])
     rows = run(jaxloss.sparsemax_loss, x, jnp.array([0, 0]), reduction="none")
@@ -574,3 +584,57 @@ def test_the_slope_of_an_absent_target_is_that_of_the_terms_that_have_one():
     x, t = jnp.array([[-1.0, -2.0, -jnp.inf]]), jnp.array([[0.0, 0.5, 0.0]])
     slope = jax.jit(jax.grad(jaxloss.generalized_kl_div, 1))(x, t)
     np.testing.assert_allclose(slope, [[0, math.log(0.5) + 2, -1]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [jaxloss.cross_entropy, jaxloss.nll_loss, jaxloss.sparsemax_loss])
+def test_an_ignored_class_that_only_unsigned_integers_reach(loss):
+    minus_100, x = 2**32 - 100, jnp.array([[0.5, -1.0], [2.0, 0.0]])
+    got = loss(x, jnp.array([0, minus_100], jnp.uint32), ignore_index=minus_100)
+    np.testing.assert_array_equal(got, loss(x[:1], jnp.array([0])))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    ("name", "loss", "shapes"),
+    [
+        ("weight", lambda w, x, t: jaxloss.binary_cross_entropy_with_logits(x, t, weight=w), ((), (3,), (1, 3))),
+        ("pos_weight", lambda w, x, t: jaxloss.binary_cross_entropy_with_logits(x, t, pos_weight=w), ((), (3,))),
+        ("alpha", lambda w, x, t: jaxloss.sigmoid_focal_loss(x, t, alpha=w), ((3,),)),
+        ("quantile", lambda w, x, t: jaxloss.quantile_loss(x, t, quantile=w / 4), ((3,),)),
+        ("var", lambda w, x, t: jaxloss.gaussian_nll_loss(x, t, w), ((), (1, 3))),
+    ],
+)
+def test_what_is_broadcast_has_its_gradient_added_up_in_float32(name, loss, shapes, dtype):
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(30_000, 3)).astype(np.float32), rng.random((30_000, 3)).astype(np.float32)
+    program = jax.jit(jax.grad(loss))
+    for shape in shapes:
+        w = jnp.full(shape, 1.5, dtype)
+        exact = program(w.astype(jnp.float32), x, t)
+        np.testing.assert_allclose(program(w, x, t).astype(jnp.float32), exact, rtol=jnp.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y, z: jaxloss.cross_entropy(x, y, label_smoothing=0.1, implementation="autodiff"),
+        lambda x, y, z: jaxloss.distillation_loss(x, z, y, temperature=2.0),
+        lambda x, y, z: jaxloss.triplet_margin_loss(z, x, z[::-1], swap=True),
+    ],
+)
+def test_a_gradient_from_several_parts_is_rounded_once(loss):
+    rng = np.random.default_rng(0)
+    x, z = (jnp.asarray(3 * rng.normal(size=(256, 30)), jnp.bfloat16) for _ in range(2))
+    y = rng.integers(0, 30, 256)
+    exact = jax.jit(jax.grad(loss))(x.astype(jnp.float32), y, z.astype(jnp.float32))
+    got = jax.jit(jax.grad(loss))(x, y, z).astype(jnp.float32)
+    np.testing.assert_allclose(got, exact, rtol=2.0**-8, atol=1e-4 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("gap", [15.0, 17.0, 20.0, 30.0])
+def test_autodiff_rounds_no_slope_of_a_confident_row_to_zero(gap):
+    def loss(x):
+        return jaxloss.cross_entropy(x, jnp.array([0]), implementation="autodiff")
+
+    slope = -1 / (1 + np.exp(gap))
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([[gap, 0]], jnp.float32))[0], [slope, -slope], rtol=1e-5)

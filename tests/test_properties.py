@@ -1,5 +1,6 @@
 """What holds for every loss: the rows of `cases.CASES` against the properties of the contract."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import chex
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import quick
 from cases import CASES, Case, differentiable, one_of_each, one_of_each_family
+
+import jaxloss
 
 
 def of(cases):
@@ -189,9 +192,39 @@ def test_vmap_over_everything_is_a_loop(case):
 @of(one_of_each_family(CASES))
 def test_without_jit_the_same(case):
     arrays = case.data()
-    chex.assert_trees_all_close(
-        case.loss(**arrays, **case.options), jax.jit(partial(case.loss, **case.options))(**arrays), rtol=1e-13
-    )
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    got = case.loss(**arrays, **case.options)
+    chex.assert_trees_all_close(got, jax.jit(partial(case.loss, **case.options))(**arrays), rtol=1e-13)
+    with nothing_compiled():  # or each call would take as long as the first, and memory
+        case.loss(**arrays, **case.options)
+
+
+@contextmanager
+def nothing_compiled():
+    compiled = []
+
+    def listen(event, seconds, **_):
+        compiled.extend([event] * ("backend_compile" in event))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
+@pytest.mark.parametrize("loss", [jaxloss.mse_loss, jaxloss.hinge_loss, jaxloss.binary_cross_entropy_with_logits])
+def test_many_entries_without_jit_compile_at_the_first_call(loss):
+    x = jnp.linspace(-2, 2, 2**15, dtype=jnp.float32)
+    y, keep = jnp.where(x > 1, 1.0, 0.0), x > -1
+
+    def run():
+        return loss(x, y), loss(x, y, where=keep), loss(x, y, reduction="none"), jax.grad(loss)(x, y, where=keep)
+
+    run(), run()
+    with nothing_compiled():
+        run()
 
 
 @pytest.mark.parametrize(

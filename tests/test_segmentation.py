@@ -187,6 +187,12 @@ def test_refused(words, options):
         jaxloss.tversky_loss(IMAGE, LABELS, **options)
 
 
+@pytest.mark.parametrize("loss", [jaxloss.dice_loss, jaxloss.tversky_loss, jaxloss.generalized_dice_loss])
+def test_complex_targets_are_refused(loss):
+    with pytest.raises(TypeError, match="`target` must be real numbers, got complex64"):
+        loss(IMAGE, jnp.ones(IMAGE.shape, jnp.complex64), mode="multilabel")
+
+
 def test_per_sample_needs_samples():
     with pytest.raises(ValueError, match="samples on the first axis"):
         jaxloss.dice_loss(IMAGE, np.ones((4, 5, 2), int), mode="multiclass", axis=0, per_sample=True)
