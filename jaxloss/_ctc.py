@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from . import _check, _lattice, _sequences, _wide
-from ._devices import alone
+from ._devices import alone, vary_alike
 from ._kernels import ctc as _kernel
 from ._lattice import Shares
 from ._numerics import again, at_least_float32, compiled_once, softmax, upcast
@@ -181,7 +181,7 @@ class _Setting(NamedTuple):
 
 def _unreduced(name: str, setting: _Setting, batch: Batch) -> Array:
     _check.choice(name, "implementation", setting.implementation, ("auto", "xla", "pallas", "autodiff"))
-    arrays = batch.scores, batch.labels, batch.frames, batch.sizes
+    arrays = vary_alike((batch.scores, batch.labels, batch.frames, batch.sizes))
     if setting.implementation == "autodiff":
         return _losses(setting, *arrays)
     if setting.implementation == "pallas":

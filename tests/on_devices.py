@@ -492,6 +492,19 @@ def test_replicated_logits_with_targets_that_vary(loss):
     close(quick.jit(program)(x, y), quick.jit(whole)(x, y))
 
 
+def test_replicated_logits_of_ctc_with_labels_that_vary():
+    x = np.random.default_rng(0).normal(size=(6, 2, 5))
+    labels, frames, sizes = np.array([[1, 2], [3, 3], [4, 1], [2, 1]]), np.array([6, 5, 6, 4]), np.array([2, 2, 1, 2])
+
+    def on_each(x, *rest):
+        return spmd.mean(jaxloss.ctc_loss_with_logits(x, *rest, reduction="sum_and_weight"), "data")
+
+    specs = P(), *(P("data"),) * 3
+    program = jax.shard_map(jax.value_and_grad(on_each), mesh=mesh(data=2), in_specs=specs, out_specs=P())
+    whole = jax.value_and_grad(lambda x, *rest: jaxloss.ctc_loss_with_logits(jnp.tile(x, (1, 2, 1)), *rest))
+    close(quick.jit(program)(x, labels, frames, sizes), quick.jit(whole)(x, labels, frames, sizes))
+
+
 @pytest.mark.parametrize("width", [3, 64])
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("loss", ["cosine_embedding_loss", "triplet_margin_loss", "pairwise_distance"])
