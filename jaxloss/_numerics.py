@@ -504,7 +504,10 @@ def _lengths_at_once(vectors: Vectors, axis: int, *arrays: Array) -> list[Array]
 def _length_of(same: tuple[Array, ...], axis: int) -> Array:
     step, far = _step_and_far(same[0].dtype)
     factors = step, 1, 1 / step
-    small, plain, large = _added_at_once([jnp.square(x * by) for x, by in zip(same, factors, strict=True)], axis)
+    squares = [jnp.square(x * by) for x, by in zip(same, factors, strict=True)]
+    # Of few entries the thread that works on adds them up, if no reduction tells XLA to give them to others.
+    add = _written_out if are_few(squares[0], axis) else _added
+    small, plain, large = add(squares, axis)
     length = jnp.where(plain < far, jnp.sqrt(plain), jnp.sqrt(large) * step)
     return jnp.where(plain < 1 / far, jnp.sqrt(small) / step, length)
 
@@ -523,7 +526,7 @@ def _cosine_at_once(axis: int, eps: Number, *vectors: Array) -> list[Array]:
     factors = step, step**0.5, 1.0, step**-0.5, 1 / step
     scaled = [(a * by, b * by) for by in factors]
     squares = [jnp.square(x) for each in zip(*scaled[::2], strict=True) for x in each]
-    found = _added_at_once([x * y for x, y in scaled] + squares, axis)
+    found = _added([x * y for x, y in scaled] + squares, axis)
     value, index, lengths = found[:5], jnp.int32(0), []
     for same in (found[5:8], found[8:]):
         size = jnp.where(same[1] < 1 / far, 0, jnp.where(same[1] < far, 1, 2))
@@ -558,9 +561,11 @@ def sums(terms: list[Array], axis: int, narrow: bool = True) -> list[Array]:
     return sums
 
 
-def _added_at_once(arrays: list[Array], axis: int) -> list[Array]:
-    """The sum of each along `axis` on a GPU, from one reading; of few entries in the thread that works on."""
-    return [jnp.sum(x, axis) for x in arrays] if are_few(arrays[0], axis) else _added(arrays, axis)
+def _written_out(arrays: list[Array], axis: int) -> list[Array]:
+    """The sum of each along `axis`, one entry after the other."""
+    return [
+        reduce(jnp.add, [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]) for x in arrays
+    ]
 
 
 def _added(arrays: list[Array], axis: int) -> list[Array]:

@@ -524,6 +524,13 @@ BREAKAGES = [
     ("_divergence.py", "wide = x.astype(dtype)", "wide = x", "rounded_once"),
     ("_embedding.py", "[*_two_sides(eps, a, p, n), p", "[*_two_sides(eps, *points), p", "rounded_once"),
     ("_segmentation.py", "if jnp.issubdtype(t.dtype, jnp.complexfloating):", "if False:", "complex_targets"),
+    (
+        "_numerics.py",
+        "for i in range(x.shape[axis])]) for x in arrays",
+        "for i in range(1)]) for x in arrays",
+        "points_of_any",
+    ),
+    ("_rows.py", "jnp.where(jnp.isnan(x), x, 0))", "x)", "soft_cap_on_a_gpu"),
     ("_rows.py", "dterms = dterms._replace(cap=dcap)", "dterms = dterms", "every_way"),
     (
         "_rows.py",

@@ -1,5 +1,6 @@
 """Log-sum-exp and its family: value, derivatives, what is kept for the backward pass. Sums that a loop adds up."""
 
+import math
 import re
 from functools import partial
 
@@ -257,6 +258,53 @@ def test_the_edges_on_a_gpu(name, dtype, as_on_a_gpu):
         assert np.isfinite(slope.astype(float)).all()
         assert np.isfinite(curvature.astype(float)).all()
         assert (slope[1] == 0).all()
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+def test_a_soft_cap_on_a_gpu(classes, as_on_a_gpu):
+    rng = np.random.default_rng(0)
+    x, w, y = rng.normal(size=(3, classes)) * 9, rng.random(classes) + 0.5, np.array([1, 0, 3])
+    x[0, 2], x[1, 1], x[1, 2] = -np.inf, np.inf, 1e300
+    dirty, kept = np.where(np.arange(3)[:, None] == 2, np.nan, x), np.array([True, True, False])
+
+    def found():
+        def loss(x, cap, target, **options):
+            return jaxloss.cross_entropy(x, target, where=kept, logit_softcap=cap, weight=w, **options)
+
+        def all_of(target, **options):
+            value = partial(loss, target=target, **options)
+            return (
+                value(dirty, 3.0),
+                jax.value_and_grad(value, (0, 1))(dirty, 3.0),
+                jax.jvp(lambda cap: jax.grad(value)(dirty, cap), (3.0,), (1.0,))[1],
+            )
+
+        rows = np.full((3, classes), 1 / classes)
+        return [
+            jax.jit(partial(all_of, label_smoothing=s, z_loss=z))(t)
+            for t, s, z in ((y, 0.0, 0.0), (y, 0.1, 0.1), (rows, 0.0, 0.1))
+        ]
+
+    expected = found()
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(expected))
+    as_on_a_gpu()
+    chex.assert_trees_all_close(found(), expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7])
+def test_points_of_any_size_on_a_gpu(width, as_on_a_gpu):
+    rng = np.random.default_rng(0)
+    size = np.array([1e-200, 1e-20, 1.0, 1e20, 1e200])[:, None]
+    x, y = size * rng.normal(size=(5, width)), size * rng.normal(size=(5, width))
+
+    def found():
+        distances = partial(jaxloss.pairwise_distance, eps=0.0)
+        return jax.jit(lambda x, y: (distances(x, y), jax.grad(lambda x: jnp.sum(distances(x, y)))(x)))(x, y)
+
+    expected = found()
+    np.testing.assert_allclose(expected[0], [math.hypot(*row) for row in x - y], rtol=1e-14)
+    as_on_a_gpu()
+    chex.assert_trees_all_close(found(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("rows", [40_000, 39_999, 40_002, 40_004, 40_010, 40_009])  # 4, 3, 3, 2, 5 parts, and one
