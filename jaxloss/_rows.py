@@ -325,7 +325,7 @@ def _masked_cost(
     if autodiff and own is not None and classes.axis_name is None:
         # Left to autodiff, the slope p - 1 would be rounded before it is formed.
         keep = jnp.ones(own.shape, bool) if given.keep is None else given.keep
-        nll = surprise(_logits(classes.axis, x, given), given.target, keep, classes.axis)
+        nll = surprise(_logits(classes.axis, x, given), given.target, keep, classes.axis, plain=True)
     return _check.masked(_cost(classes, z, own, sums, given, dot, nll), terms.keep)
 
 
@@ -548,32 +548,40 @@ def _sums_jvp(
     return [top, log_total, *below], [jnp.zeros_like(top), *moved]
 
 
-def surprise(x: Array, index: Array, keep: Array, axis: int, wide: Array | None = None) -> Array:
+def surprise(
+    x: Array, index: Array, keep: Array, axis: int, wide: Array | None = None, *, plain: bool = False
+) -> Array:
     """-log softmax(x) of one class `index` per row, `axis` kept; 0 in rows that do not count, which may hold anything.
 
     It is finite without a right answer too: what a caller makes NaN then has a slope that carries it to every class.
-    The derivative is that for `wide`, x as a caller has widened it to add up gradients before they are rounded.
+    The derivative is that for `wide`, x as a caller has widened it to add up gradients before they are rounded. `plain`
+    operations alone read the rows if asked.
     """
-    nll: Array = _surprise(*vary_alike((x, x if wide is None else wide, index, keep)), axis)
+    nll: Array = _surprise(*vary_alike((x, x if wide is None else wide, index, keep)), axis, plain)
     return nll
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
-@partial(jax.jit, static_argnums=4)  # as above
-def _surprise(x: Array, wide: Array, index: Array, keep: Array, axis: int) -> Array:
-    top, log_total = _sums("auto", axis, True, False, x, index, keep)
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(4, 5))  # as above
+def _surprise(x: Array, wide: Array, index: Array, keep: Array, axis: int, plain: bool) -> Array:
+    top, log_total = _sums_around(plain, axis, x, index, keep)
     own = pick_shifted(reread(x), top, index, axis)
     nll = by_row(axis, lambda log_total, own, index: log_total - jnp.where(index < 0, 0, own))(log_total, own, index)
     return _check.masked(nll, keep)
 
 
+def _sums_around(plain: bool, axis: int, x: Array, index: Array, keep: Array) -> tuple[Array, Array]:
+    top, log_total = _plain(Classes(axis), x, index) if plain else _sums("auto", axis, True, False, x, index, keep)
+    return top, log_total
+
+
 @_surprise.defjvp
 def _surprise_jvp(
-    axis: int, primals: tuple[Array, Array, Array, Array], tangents: tuple[Array, Array, Array, Array]
+    axis: int, plain: bool, primals: tuple[Array, Array, Array, Array], tangents: tuple[Array, Array, Array, Array]
 ) -> tuple[Array, Array]:
     # dz_y - Σ p dz, in which p - 1 at the class rounds no p to 1.
     x, _, index, keep = primals
-    nll, (top, log_total) = _surprise(*primals, axis), _sums("auto", axis, True, False, x, index, keep)
+    nll, (top, log_total) = _surprise(*primals, axis, plain), _sums_around(plain, axis, x, index, keep)
     p = softmax(upcast(_masked(reread(x), keep, axis)) - top, log_total)
     slope = jnp.where(one_hot(index, x, axis), by_row(axis, lambda nll: jnp.expm1(-nll))(nll), p)
     return nll, jnp.sum(slope * _masked(tangents[1], keep, axis), axis, keepdims=True)

@@ -55,8 +55,8 @@ BREAKAGES = [
     ),
     (
         "_rows.py",
-        "_surprise(*vary_alike((x, x if wide is None else wide, index, keep)), axis)",
-        "_surprise(x, x if wide is None else wide, index, keep, axis)",
+        "_surprise(*vary_alike((x, x if wide is None else wide, index, keep)), axis, plain)",
+        "_surprise(x, x if wide is None else wide, index, keep, axis, plain)",
         "on_devices and vary",
     ),
     ("_rows.py", "first = lax.pmin(", "first = lax.pmax(", "on_devices and classes_and_rows"),
