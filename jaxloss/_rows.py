@@ -152,7 +152,7 @@ def losses(
     """
     value_only = value_only and not statistics
     if implementation == "autodiff":
-        x = x.astype(_dtype(x, terms))  # once for all uses: the sum of their gradients is what is rounded
+        x = _harmless(classes.axis, x, terms)  # once for all uses: the sum of their gradients is what is rounded
     by_library = _is_for_library(classes, value_only, x, terms)
     sums = _read(classes, implementation, not (statistics or by_library), x, terms)
     apart = lax.optimization_barrier(sums) if kept else sums
