@@ -157,7 +157,8 @@ def _less_than_one(nll: Array, q: Array) -> Array:
 def _less_than_one_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # p^q is what the slopes of the product leave when they cancel, the last digits of a wrong row.
     (nll, q), (dnll, dq) = primals, tangents
-    slope = jnp.where(jnp.isinf(nll), 0, jnp.exp(-q * nll))
+    never = jnp.isinf(nll)
+    slope = jnp.where(never, 0, jnp.exp(-q * jnp.where(never, 0, nll)))
     moved = change(nll, (slope, dnll))
     if not isinstance(dq, SymbolicZero):
         moved += jax.jvp(partial(_less_than_one.fun, nll), (q,), (dq,))[1]

@@ -259,8 +259,9 @@ def distillation_loss(
     if target is not None:
         index, keep = _labels.rows(name, target, x, axis, where, ignore_index)
         counted = jnp.expand_dims(keep, axis)
-        wide = x.astype(dtype)  # once for both parts: the sum of their gradients is what is rounded
-        read = [_check.masked(a, counted) for a in (z, wide)]
+        # Widened once for both parts: the sum of their gradients is what is rounded.
+        wide = _check.masked(x, counted).astype(dtype)
+        read = [_check.masked(z, counted), wide]
 
     z_p, z_q = (_shifted(a, jnp.asarray(temperature, dtype), axis) for a in read)
     if divergence == "jensen_shannon":

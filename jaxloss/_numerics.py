@@ -262,7 +262,7 @@ def at_most(x: Array, bound: Number) -> Array:
 def times(a: Array, b: Array, bounded: bool = False) -> Array:
     """a·b with 0·inf = 0, in the value and in both derivatives.
 
-    Whether the slope of b is `bounded`, b infinite or not: then its derivative does not look at b, which a GPU would
+    If the slope of b is `bounded`, whether b is infinite or not, its derivative does not look at b, which a GPU would
     keep for that.
     """
     return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)

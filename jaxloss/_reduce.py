@@ -123,7 +123,7 @@ def denominator(
     """What the mean over `size` entries divides by, those that are masked left out. It carries no gradient."""
     # Not `in_loop` what may be a constant: XLA knows what ones sum to only where it sees that they are added.
     add = sum_in_loop if in_loop else jnp.sum
-    if in_loop:  # a mask that a program knows XLA would add up while it compiles, by our addition in seconds
+    if in_loop:  # or XLA would add up a mask that is known while it compiles, which takes seconds by our addition
         if keep is not None:
             (keep,) = again(keep)
         elif share is not None:

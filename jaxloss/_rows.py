@@ -296,9 +296,10 @@ def _sums_at_once(
 def _found_at_once(axis: int, x: Array, index: Array | None, cap: Array | None, *shares: Array) -> list[Array]:
     """The sums of rows as one reduction, and for shares of classes the sums of share·(y - top) and of the shares."""
     y = upcast(_capped(x, cap))
-    top, other = of_one(y)
-    z = y - top  # 0, and infinite where the logit is
-    if cap is not None:  # none is infinite, and a tanh that is needed twice would be kept
+    if cap is None:
+        top, other = of_one(y)
+        z = y - top  # 0, and infinite where the logit is
+    else:  # none is infinite, and a tanh that is needed twice would be kept
         top, z = y, upcast(jnp.where(jnp.isnan(x), x, 0))
         other = 1 + z
     parts = [top, other if index is None else jnp.where(one_hot(index, z, axis), 0, other)]
@@ -359,13 +360,12 @@ def _read(classes: Classes, implementation: KernelImplementation, once: bool, x:
     index = None if is_soft(terms) else terms.target
     if implementation == "autodiff" or classes.axis_name is not None:
         return Sums(*_plain(classes, _logits(classes.axis, x, terms), index))
-    dtype, cap = _dtype(x, terms), terms.cap
-    if (cap is not None or dtype != at_least_float32(x.dtype)) and implementation == "auto":
-        implementation = "xla"  # for a kernel, what changes the logits on the way would have to be written out
-    if implementation == "pallas":
-        x, cap = _logits(classes.axis, x, terms), None
-    elif cap is not None or dtype != at_least_float32(x.dtype):
-        x = _harmless(classes.axis, x, terms)  # masked as for the derivative, with which a CPU shares what a cap makes
+    cap = terms.cap
+    if cap is not None or _dtype(x, terms) != at_least_float32(x.dtype):
+        if implementation == "pallas":  # what changes the logits on the way has to be written out for a kernel
+            x, cap = _logits(classes.axis, x, terms), None
+        else:  # masked as for the derivative, with which a CPU shares what a cap makes
+            x, implementation = _harmless(classes.axis, x, terms), "xla"
     even = once and index is not None and _is_even(terms) and not are_few(x, classes.axis)
     return Sums(*_sums(implementation, classes.axis, once, even, x, index, terms.keep, cap))
 
@@ -426,11 +426,8 @@ def _sums(
 def _with_all(axis: int, way: Callable[..., tuple[Array, Array]], x: Array, *which: Any) -> tuple[Array, ...]:
     """What a `way` finds, and Σ z."""
     top, log_total = way(x, *which)
-    return (
-        top,
-        log_total,
-        added_in_loop(as_it_is, axis, upcast(_capped(_anew(x, which[-1]), which[-1])) - top),
-    )
+    y = _capped(_anew(x, which[-1]), which[-1])
+    return top, log_total, added_in_loop(as_it_is, axis, upcast(y) - top)
 
 
 def row_sums(

@@ -287,8 +287,8 @@ BREAKAGES = [
     ("_divergence.py", "isinf(x), 0, x) - nothing", "isinf(x), 0, x)", "slope_of_an_absent_target"),
     (
         "_divergence.py",
-        "read = [_check.masked(a, counted) for a in (z, wide)]",
-        "read = [z, wide]",
+        "wide = _check.masked(x, counted).astype(dtype)",
+        "wide = x.astype(dtype)",
         "ignored_rows_may",
     ),
     ("_contrastive.py", "jnp.where(there & (number != i), s", "jnp.where(number != i, s", "not_in_the_batch"),
@@ -469,7 +469,7 @@ BREAKAGES = [
     (
         "_kernels/ctc.py",
         "found = vary_as(found, log_blank, log_labels, skip, sizes)",
-        "read = [z, wide]",
+        "pass",
         "on_devices and have_kernels",
     ),
     ("_rows.py", "some, some, some), x, keep)", "some, some, some))", "on_devices and have_kernels"),
@@ -518,10 +518,15 @@ BREAKAGES = [
         "mark: Any = lambda function: function",
         "without_jit",
     ),
-    ("_classes.py", "0, jnp.exp(-q * nll))", "0, 1 - q * _less_than_one(nll, q))", "slope_of_its_formula"),
+    (
+        "_classes.py",
+        "0, jnp.exp(-q * jnp.where(never, 0, nll)))",
+        "0, 1 - q * _less_than_one(nll, q))",
+        "slope_of_its_formula",
+    ),
     ("_rows.py", "if autodiff and own is not None and", "if not autodiff and", "autodiff_rounds"),
     ("_rows.py", "        x = _harmless(classes.axis, x, terms)  # once for", "        pass  #", "rounded_once"),
-    ("_divergence.py", "wide = x.astype(dtype)", "wide = x", "rounded_once"),
+    ("_divergence.py", "_check.masked(x, counted).astype(dtype)", "_check.masked(x, counted)", "rounded_once"),
     ("_embedding.py", "[*_two_sides(eps, a, p, n), p", "[*_two_sides(eps, *points), p", "rounded_once"),
     ("_segmentation.py", "if jnp.issubdtype(t.dtype, jnp.complexfloating):", "if False:", "complex_targets"),
     (

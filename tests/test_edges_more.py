@@ -258,6 +258,22 @@ def test_generalized_cross_entropy_of_a_wrong_row_has_the_slope_of_its_formula(q
     np.testing.assert_allclose(jax.grad(loss)(jnp.array([[gap, 0]], jnp.float32))[0], [-slope, slope], rtol=1e-5)
 
 
+@pytest.mark.parametrize("q", [0.0, 0.5, 1.0])
+def test_second_derivatives_of_generalized_cross_entropy_where_nobody_can_be_right(q):
+    x, y = jnp.array([[1.0, -INF, 0.3], [0.2, 0.1, -0.4]]), jnp.array([1, 2])
+
+    def product(x, q):
+        def loss(x):
+            return jaxloss.generalized_cross_entropy(x, y, q=q, reduction="sum")
+
+        return jnp.vdot(jax.grad(loss)(x), jnp.array([1.0, 2.0, 3.0]) + 0 * X[:2])
+
+    by_x, by_q = jax.jit(jax.grad(product, (0, 1)))(x, q)
+    assert (by_x[0] == 0).all()
+    assert np.isfinite(by_x).all()
+    assert np.isfinite(by_q)
+
+
 def test_sparsemax_is_exactly_zero_beyond_its_margin():
     x = jnp.array([[3.0, 2.0, -1.0], [3.0, 2.5, -1.0]])
     rows = run(jaxloss.sparsemax_loss, x, jnp.array([0, 0]), reduction="none")

@@ -192,7 +192,6 @@ def test_vmap_over_everything_is_a_loop(case):
 @of(one_of_each_family(CASES))
 def test_without_jit_the_same(case):
     arrays = case.data()
-    arrays = jax.tree.map(jnp.asarray, arrays)
     got = case.loss(**arrays, **case.options)
     chex.assert_trees_all_close(got, jax.jit(partial(case.loss, **case.options))(**arrays), rtol=1e-13)
     with nothing_compiled():  # or each call would take as long as the first, and memory
